@@ -1,0 +1,181 @@
+//! One run per job and per item at a time, across processes of this machine.
+//!
+//! A lock is an `flock` on a file in the state directory; the kernel releases it when its owner
+//! dies, so there are no stale locks. The file says who holds it, for the message to the second one.
+//! Two machines that replicate the same item are not kept apart; give them different jobs.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::files;
+
+/// Who holds a lock, as the lock file says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The process.
+    pub pid: u32,
+    /// The run.
+    pub run: String,
+    /// What it does, such as `job nightly`.
+    pub doing: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.since.strftime("%Y-%m-%d %H:%M:%S UTC");
+        write!(f, "{} (process {}, run {}, since {since})", self.doing, self.pid, self.run)
+    }
+}
+
+/// The directory of lock files.
+#[derive(Clone, Debug)]
+pub struct Locks {
+    dir: PathBuf,
+}
+
+/// A lock that is held until it is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Locks {
+    /// Uses the lock directory of a state directory, and makes it.
+    pub fn open(state_dir: &Path) -> Result<Self> {
+        let dir = state_dir.join("locks");
+        files::private_dir(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// Takes a lock, or says who holds it.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process (or another run of this one) holds it.
+    pub fn take(&self, what: &str, owner: &Holder) -> Result<Lock> {
+        let path = self.dir.join(file_name(what));
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::file("open lock", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Locked {
+                    what: what.to_owned(),
+                    holder: read_holder(&mut file),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(Error::file("lock", &path)(source)),
+        }
+        let text = serde_json::to_vec(owner).unwrap_or_default();
+        let write = |file: &mut File| {
+            file.set_len(0)?;
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(&text)
+        };
+        write(&mut file).map_err(Error::file("write lock", &path))?;
+        Ok(Lock { _file: file })
+    }
+
+    /// Whether somebody holds this lock now.
+    pub fn is_held(&self, what: &str) -> bool {
+        let path = self.dir.join(file_name(what));
+        File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Removes the file of a lock that will never be taken again, such as that of an ended run.
+    pub(crate) fn forget(&self, what: &str) {
+        drop(std::fs::remove_file(self.dir.join(file_name(what))));
+    }
+}
+
+fn read_holder(file: &mut File) -> Holder {
+    let mut text = String::new();
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text));
+    // The owner may be between locking and writing; its name is nice to have, not needed.
+    let unknown = || Holder {
+        pid: 0,
+        run: "unknown".to_owned(),
+        doing: "another process".to_owned(),
+        since: Timestamp::UNIX_EPOCH,
+    };
+    read.ok().and_then(|_| serde_json::from_str(&text).ok()).unwrap_or_else(unknown)
+}
+
+/// A file name for anything: what a file name cannot hold is written as `%XX`, and a long one is
+/// cut and made unique by a hash.
+fn file_name(what: &str) -> String {
+    const LONGEST: usize = 180;
+    let mut name = String::new();
+    for byte in what.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+                name.push(char::from(byte));
+            }
+            _ => name.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    if name.len() > LONGEST {
+        let hash = what.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        name.truncate(LONGEST);
+        name.push_str(&format!("-{hash:016x}"));
+    }
+    name + ".lock"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(doing: &str) -> Holder {
+        Holder {
+            pid: 7,
+            run: "r1".to_owned(),
+            doing: doing.to_owned(),
+            since: "2026-11-20T02:30:00Z".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_second_taker_is_told_who_holds_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let locks = Locks::open(dir.path()).unwrap();
+        let first = locks.take("job nightly", &owner("job nightly")).unwrap();
+        assert!(locks.is_held("job nightly"));
+        let error = locks.take("job nightly", &owner("other")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "job nightly is locked by job nightly (process 7, run r1, since 2026-11-20 02:30:00 UTC)"
+        );
+        assert!(locks.take("job other", &owner("other")).is_ok());
+        drop(first);
+        assert!(!locks.is_held("job nightly"));
+        assert!(locks.take("job nightly", &owner("next")).is_ok());
+    }
+
+    #[test]
+    fn any_name_becomes_a_file_name_of_its_own() {
+        let long = "x".repeat(500);
+        let names = ["a/b", "a%2Fb", "..", "ü\n", &long, &format!("{long}y")].map(file_name);
+        for name in &names {
+            assert!(!name.contains('/') && name.len() < 255, "{name}");
+        }
+        let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len());
+    }
+}

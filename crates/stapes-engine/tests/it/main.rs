@@ -1,0 +1,3 @@
+//! Integration tests of the engine, against real servers; one binary, one module per subject.
+
+mod onboard;
