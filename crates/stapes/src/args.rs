@@ -1,0 +1,61 @@
+//! The command line as it is typed: types, help texts, nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands;
+
+/// Protects Incus servers: snapshots and replicates instances and volumes, and thins the history.
+#[derive(Debug, Parser)]
+#[command(name = "stapes", version, disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Global {
+    /// Configuration file [default: ./stapes.yaml, then $XDG_CONFIG_HOME/stapes/, then /etc/stapes/]
+    #[arg(long, global = true, value_name = "FILE", env = "STAPES_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where locks and the journal are [default: /var/lib/stapes, or the user's state directory]
+    #[arg(long, global = true, value_name = "DIR", env = "STAPES_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub(crate) output: Format,
+    /// What developers want to know: error, warn, info, debug, trace, or a filter of tracing
+    #[arg(long, global = true, value_name = "LEVEL", env = "STAPES_LOG", default_value = "error")]
+    pub(crate) log_level: String,
+    /// Answer yes to every confirmation
+    #[arg(short = 'y', long, global = true)]
+    pub(crate) yes: bool,
+    /// Print nothing but errors and what is not complete
+    #[arg(short = 'q', long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs; runs print one event a line
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Onboard(commands::onboard::OnboardArgs),
+    Replicate(commands::replicate::ReplicateArgs),
+    List(commands::list::ListArgs),
+    Policy(commands::policy::PolicyArgs),
+    Config(commands::config::ConfigArgs),
+    Import(commands::import::ImportArgs),
+}

@@ -1,0 +1,8 @@
+//! One file per command: its arguments (whose comments are the help text) and its function.
+
+pub(crate) mod config;
+pub(crate) mod import;
+pub(crate) mod list;
+pub(crate) mod onboard;
+pub(crate) mod policy;
+pub(crate) mod replicate;

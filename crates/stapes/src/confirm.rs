@@ -1,0 +1,32 @@
+//! Questions before anything is destroyed. No terminal and no `-y` is a refusal, never a hang.
+
+use std::io::{BufRead, IsTerminal};
+
+use crate::output;
+use crate::report_error::CommandError;
+use crate::settings::Settings;
+
+/// Shows what will be destroyed and asks. An error means no.
+pub(crate) fn confirm(
+    consequences: &[String],
+    question: &str,
+    settings: &Settings,
+) -> Result<(), CommandError> {
+    for line in consequences {
+        output::error_line(&format!("  {line}"));
+    }
+    if settings.yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(CommandError::usage("this needs a confirmation, and there is nobody to ask")
+            .with_help("say -y to confirm; nothing was changed"));
+    }
+    output::error_part(&format!("{question} [y/N] "));
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(CommandError::usage("not confirmed; nothing was changed"))
+}

@@ -1,0 +1,59 @@
+//! `stapes`: arguments, wording, exit codes. Everything else is in the libraries.
+
+mod args;
+mod commands;
+mod confirm;
+mod exit;
+mod interrupt;
+mod logging;
+mod output;
+mod report_error;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use exit::Exit;
+use report_error::CommandError;
+use settings::Settings;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = logging::start(&cli.global.log_level) {
+        return end(Err(error));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        // Nearly all time is spent waiting for servers.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return end(Err(CommandError::failed(format!("cannot start: {error}"))));
+        }
+    };
+    let settings = Settings::new(&cli.global);
+    end(runtime.block_on(Box::pin(dispatch(cli.command, &settings))))
+}
+
+async fn dispatch(command: Command, settings: &Settings) -> Result<Exit, CommandError> {
+    match command {
+        Command::Onboard(args) => commands::onboard::run(args, settings).await,
+        Command::Replicate(args) => commands::replicate::run(&args, settings).await,
+        Command::List(args) => commands::list::run(&args, settings).await,
+        Command::Policy(args) => commands::policy::run(args, settings),
+        Command::Config(args) => commands::config::run(&args, settings),
+        Command::Import(args) => commands::import::run(&args, settings),
+    }
+}
+
+fn end(result: Result<Exit, CommandError>) -> ExitCode {
+    let exit = result.unwrap_or_else(|error| {
+        output::error_line(&error.render());
+        error.exit
+    });
+    ExitCode::from(exit.code())
+}

@@ -1,0 +1,136 @@
+//! Progress on a terminal: a line for each step that is going on, and one for the phase.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use stapes_core::event::{Envelope, Event, Phase, Step};
+use stapes_core::item::ItemId;
+use stapes_core::units::Elapsed;
+use stapes_engine::events::Consumer;
+
+use super::lines;
+
+pub(super) struct Progress {
+    bars: MultiProgress,
+    phase: Option<ProgressBar>,
+    items: u64,
+    steps: HashMap<(ItemId, Step), ProgressBar>,
+}
+
+/// Often enough to look alive, seldom enough for a slow line.
+const REDRAWS_PER_SECOND: u8 = 10;
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND);
+        Self {
+            bars: MultiProgress::with_draw_target(target),
+            phase: None,
+            items: 0,
+            steps: HashMap::new(),
+        }
+    }
+
+    fn begin_phase(&mut self, phase: Phase) {
+        self.end_phase();
+        let bar = self.bars.add(ProgressBar::new(self.items));
+        let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // Before the first item is done, any guess would be a wrong one.
+            if state.pos() > 0 && state.pos() < state.len().unwrap_or(0) {
+                // The line is drawn into a string, which takes everything.
+                let _written = write!(out, ", about {} left", Elapsed(state.eta()));
+            }
+        };
+        // An item may have any number of snapshots to remove, or none: nothing to count.
+        let template = match phase {
+            Phase::Prune => "{msg}  {elapsed}",
+            _ => "{msg} {wide_bar:.dim} {pos}/{len}  {elapsed}{left}",
+        };
+        bar.set_style(style(template).with_key("left", left));
+        bar.set_message(lines::heading(phase));
+        bar.enable_steady_tick(Duration::from_secs(1));
+        self.phase = Some(bar);
+    }
+
+    fn end_phase(&mut self) {
+        if let Some(bar) = self.phase.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn begin_step(&mut self, item: &ItemId, step: &Step) {
+        let bar = ProgressBar::new_spinner();
+        let bar = match &self.phase {
+            Some(phase) => self.bars.insert_before(phase, bar),
+            None => self.bars.add(bar),
+        };
+        let template = if lines::moves_data(step) {
+            "{spinner} {msg}  {bytes}  {binary_bytes_per_sec}"
+        } else {
+            "{spinner} {msg}"
+        };
+        bar.set_style(style(template));
+        bar.set_message(format!("{item}: {step}"));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        self.steps.insert((item.clone(), step.clone()), bar);
+    }
+
+    fn end_step(&mut self, item: &ItemId, step: &Step) {
+        if let Some(bar) = self.steps.remove(&(item.clone(), step.clone())) {
+            bar.finish_and_clear();
+        }
+        if let Some(phase) = &self.phase {
+            // Several steps of one item do not count several times past the end.
+            if counts(step) && phase.position() < self.items {
+                phase.inc(1);
+            }
+        }
+    }
+
+    fn say(&self, text: &str) {
+        // A terminal that cannot be written to has nobody to read this.
+        drop(self.bars.println(text));
+    }
+}
+
+/// Whether a step ends an item's part of a phase.
+fn counts(step: &Step) -> bool {
+    matches!(step, Step::Snapshot { .. } | Step::FullCopy { .. } | Step::Refresh { .. })
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+impl Consumer for Progress {
+    fn event(&mut self, envelope: &Envelope) {
+        match &envelope.event {
+            Event::RunStarted { items, .. } => {
+                self.items = u64::try_from(*items).unwrap_or(u64::MAX);
+            }
+            Event::PhaseStarted { phase } => self.begin_phase(*phase),
+            Event::StepStarted { item, step } => self.begin_step(item, step),
+            Event::StepProgress { item, step, bytes, .. } => {
+                if let Some(bar) = self.steps.get(&(item.clone(), step.clone())) {
+                    bar.set_position(*bytes);
+                }
+            }
+            Event::StepFinished { item, step, error, .. } => {
+                self.end_step(item, step);
+                if error.is_some()
+                    && let Some(line) = lines::line(&envelope.event)
+                {
+                    self.say(&line);
+                }
+            }
+            Event::Remark { .. } | Event::NotificationFailed { .. } => {
+                if let Some(line) = lines::line(&envelope.event) {
+                    self.say(&line);
+                }
+            }
+            Event::ItemFinished(_) => {}
+            Event::RunFinished(_) => self.end_phase(),
+        }
+    }
+}

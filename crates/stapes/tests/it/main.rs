@@ -1,0 +1,46 @@
+//! The product: the real binary against real servers.
+//!
+//! The only integration binary of the crate: `lab` is how tests get a place, a configuration and a
+//! run; everything else is one module per feature.
+//! With `STAPES_TEST_INCUS=7` in the environment the servers are Incus 7.
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod content;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod dry_run;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod force;
+#[cfg(test)]
+mod import;
+#[cfg(test)]
+mod lab;
+#[cfg(test)]
+mod locks;
+#[cfg(test)]
+mod modes;
+#[cfg(test)]
+mod notify;
+#[cfg(test)]
+mod onboarding;
+#[cfg(test)]
+mod output;
+#[cfg(test)]
+mod policy;
+#[cfg(test)]
+mod replica;
+#[cfg(test)]
+mod restricted;
+#[cfg(test)]
+mod retention;
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
+mod selection;
+#[cfg(test)]
+mod volumes;
