@@ -1,0 +1,154 @@
+#!/usr/bin/env bash
+# The demonstration: two private Incus servers on loopback, onboarding, replication, thinning and
+# history, a comparison of the files byte for byte, and a replica that starts.
+#
+#   run.sh                  show it
+#   run.sh --picture FILE   the same, and draw its first and third run as an SVG picture
+#
+# Needs root, Rust, and Debian 12 or 13, where it installs Incus if it is missing (scripts/setup.sh).
+# STAPES names a program to use instead of building one.
+# Everything is in one temporary directory; whatever the outcome, nothing of it stays.
+set -euo pipefail
+
+# shellcheck source=scripts/lab.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../scripts/lab.sh"
+PICTURE='' STEP=0
+
+if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
+  BOLD=$'\e[1m' DIM=$'\e[2m' GREEN=$'\e[32m' PLAIN=$'\e[0m'
+else
+  BOLD='' DIM='' GREEN='' PLAIN=''
+fi
+
+chapter() {
+  STEP=$((STEP + 1))
+  printf '\n%s%d. %s%s\n' "$BOLD" "$STEP" "$1" "$PLAIN"
+  shift
+  if (($#)); then printf '%s%s%s\n' "$DIM" "$*" "$PLAIN"; fi
+}
+
+# Shows a command as one would type it, and runs it.
+typed() {
+  printf '\n%s$ %s%s\n' "$GREEN" "$1" "$PLAIN"
+  eval "$1"
+}
+
+# The same, on a terminal of its own, and into the picture if there is to be one.
+pictured() {
+  if [[ -z $PICTURE ]]; then
+    typed "$1"
+    return
+  fi
+  printf '\n%s$ %s%s\n' "$GREEN" "$1" "$PLAIN"
+  "$ROOT/scripts/capture.py" "$PICTURE" --parts "$DIR/parts.json" --title 'Two nights, two Incus servers' \
+    --moment 'MiB/s' --columns 92 "$1"
+}
+
+# ---------------------------------------------------------------- comparison
+
+# Every file below a directory: kind, mode, owner, size, time and target of a link; then the sums.
+describe() {
+  (
+    cd "$1"
+    find . -mindepth 1 \( -type d -printf '%P %y %m %U:%G %T@\n' \) \
+      -o -printf '%P %y %m %U:%G %s %T@ %l\n' | sort
+    find . -type f -print0 | sort -z | xargs -0 sha256sum
+  )
+}
+
+same() {
+  local what=$1
+  describe "$2" >"$DIR/left.txt"
+  describe "$3" >"$DIR/right.txt"
+  cmp "$DIR/left.txt" "$DIR/right.txt" || die "the replica of $what differs from its source"
+  printf '%-12s %4d files and directories, %6s KiB: the same on both servers\n' "$what" \
+    "$(find "$2" -mindepth 1 | wc -l)" "$(du -sk --apparent-size "$2" | cut -f1)"
+}
+
+compare_all() {
+  local snapshot=$1 name
+  for name in web db mail; do
+    same "$name" "$SOURCE_POOL/containers-snapshots/$name/$snapshot/rootfs" \
+      "$TARGET_POOL/containers-snapshots/$name/$snapshot/rootfs"
+  done
+  same local/data "$SOURCE_POOL/custom-snapshots/default_data/$snapshot" \
+    "$TARGET_POOL/custom-snapshots/default_data/$snapshot"
+}
+
+# ---------------------------------------------------------------- the story
+
+create_items() {
+  local name
+  chapter "Three running containers on the source, one with a volume"
+  for name in web db mail; do typed "incus launch -q source:busybox source:$name 2>/dev/null"; done
+  typed "incus storage volume create -q source:local data"
+  typed "incus config device add -q source:db data disk pool=local source=data path=/data"
+  typed "incus exec source:db -- sh -c 'head -c 50000000 /dev/urandom >/data/table && ln -s table /data/current'"
+  typed "incus exec source:web -- sh -c 'mkdir /srv && echo hello >/srv/index.html && chown 33:33 /srv/index.html'"
+  typed "incus exec source:mail -- sh -c 'head -c 16000000 /dev/urandom >/root/inbox && chmod 600 /root/inbox'"
+}
+
+onboard() {
+  chapter "Onboarding" "A token of each server, used once: then stapes has a key of its own, and each certificate is pinned."
+  typed "A=\$(incus config trust add -q source:stapes)"
+  typed "B=\$(incus config trust add -q target:stapes)"
+  typed "stapes onboard --source-url $SOURCE_URL --source-token \"\$A\" \\
+    --target-url $TARGET_URL --target-token \"\$B\" --cred-dir credentials"
+  chapter "Policies short enough to watch" \
+    "The source keeps 1 snapshot, the target 3. (Those of the first configuration span days and months.)"
+  typed "sed -i -e '/^    keep:/s/\".*\"/\"1\"/' -e '/^        keep:/s/\".*\"/\"3\"/' stapes.yaml"
+  typed "stapes config check"
+}
+
+replicate() {
+  chapter "First run" "First what it would do, then it does it."
+  typed "stapes replicate nightly --dry-run-copy"
+  pictured "stapes replicate nightly"
+  chapter "Something changes, and only that is copied"
+  typed "incus exec source:web -- sh -c 'echo changed >>/srv/index.html'"
+  typed "incus exec source:db -- sh -c 'head -c 4000000 /dev/urandom >/data/log'"
+  typed "stapes replicate nightly"
+  chapter "A third night" \
+    "The source has thinned its first snapshot. A refresh would delete it on the target too, but that is to keep 3: stapes keeps it in a history project."
+  typed "incus exec source:db -- sh -c 'head -c 300000000 /dev/urandom >/data/archive'"
+  pictured "stapes replicate nightly"
+  chapter "Two more nights, and the history is thinned as well"
+  typed "stapes replicate nightly --quiet"
+  typed "stapes replicate nightly"
+  typed "stapes list replicas"
+}
+
+verify() {
+  local newest
+  chapter "Is it the same?" "Contents, modes, owners, times and links of the newest snapshot, on both servers."
+  newest=$(find "$TARGET_POOL/containers-snapshots/web" -mindepth 1 -maxdepth 1 -printf '%f\n' | sort | tail -n 1)
+  printf '\n'
+  compare_all "$newest"
+  chapter "Does a replica start?"
+  typed "incus start target:web"
+  typed "incus exec target:web -- cat /srv/index.html"
+}
+
+main() {
+  while (($#)); do
+    case $1 in
+      --picture)
+        PICTURE=$(realpath -m "${2:?--picture needs a file}")
+        shift
+        ;;
+      *) die "unknown option $1 (known: --picture FILE)" ;;
+    esac
+    shift
+  done
+  # The quick build: the servers do the work, and a release build takes three times as long.
+  need_lab dev
+  chapter "Two private Incus servers" "Both run here, on loopback. Yours are two machines."
+  open_lab demo
+  printf 'source %s\ntarget %s\n' "$SOURCE_URL" "$TARGET_URL"
+  create_items
+  onboard
+  replicate
+  verify
+}
+
+main "$@"
