@@ -102,7 +102,7 @@ fn an_instance_runs_again_after_ctrl_c() {
     let mut run = Background::replicate(&lab, &[]);
     run.wait_for_start("stop");
     // Slow enough that the signal comes between stop and start.
-    proxy.delay(std::time::Duration::from_millis(300));
+    proxy.delay(std::time::Duration::from_millis(600));
     run.wait_for_end("stop");
     assert_eq!(status(&source, "c1"), "Stopped");
     run.signal("INT");
@@ -121,7 +121,7 @@ fn killed_between_stop_and_start(lab: &Lab, consistency: &str, step: &str) {
     configure_behind(lab, &proxy, &format!("consistency: {consistency}"));
     let mut run = Background::replicate(lab, &[]);
     run.wait_for_start(step);
-    proxy.delay(std::time::Duration::from_millis(300));
+    proxy.delay(std::time::Duration::from_millis(600));
     run.wait_for_end(step);
     run.kill();
     lab.configure(&lab.job().set(&format!("consistency: {consistency}")));

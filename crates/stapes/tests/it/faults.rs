@@ -9,7 +9,8 @@ use stapes_testing::{Direction, Pair, Scope, ServerOptions, TcpProxy, TestProjec
 use crate::lab::{Job, Lab, files, how, onboard};
 use crate::rig::{
     Background, assert_says, by_proxy, by_socket, causes, clones, configure_own, fake_source,
-    next_second, own_pair, remarks, server_certificate, steps, use_credentials, wait_until,
+    next_second, own_pair, remarks, server_certificate, steps, unfinished_clones, use_credentials,
+    wait_until,
 };
 
 const MIB: usize = 1 << 20;
@@ -544,12 +545,12 @@ fn a_clone_that_a_killed_run_began_is_swept_and_made_again() {
 
     let proxy = TcpProxy::start(pair().target.https_address()).unwrap();
     configure(&lab, &by_socket(&pair().source), &by_proxy(&pair().target, &proxy), &job);
+    proxy.delay(Duration::from_millis(150));
     let mut run = Background::replicate(&lab, &[]);
     run.wait_for_start("preserve");
-    proxy.delay(Duration::from_millis(250));
-    wait_until("the clone is there", || !clones(&lab).is_empty());
+    run.stop_when("the clone is there, unfinished", || !unfinished_clones(&lab).is_empty());
     run.kill();
-    assert!(clones(&lab)[0]["config"]["user.stapes.run"].is_string());
+    assert_eq!(unfinished_clones(&lab).len(), 1);
 
     lab.configure(&job);
     next_second();

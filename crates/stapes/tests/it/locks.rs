@@ -4,7 +4,7 @@ use stapes_testing::{Scope, TcpProxy, pair, tree};
 
 use crate::lab::{Lab, files};
 use crate::rig::{
-    Background, assert_says, by_proxy, by_socket, causes, clones, next_second, wait_until,
+    Background, assert_says, by_proxy, by_socket, causes, clones, next_second, unfinished_clones,
 };
 
 #[test]
@@ -126,18 +126,15 @@ fn a_clone_that_a_living_run_is_making_is_not_swept_by_another_one() {
     let servers = servers.each_ref().map(|(name, text)| (*name, text.as_str()));
     let weekly = lab.job().from("instances: [c2]");
     lab.configure_with(&servers, &[("nightly", &job), ("weekly", &weekly)]);
+    proxy.delay(std::time::Duration::from_millis(150));
     let mut run = Background::replicate(&lab, &["nightly"]);
     run.wait_for_start("preserve");
-    proxy.delay(std::time::Duration::from_millis(200));
-    wait_until("the clone is there, unfinished", || {
-        clones(&lab).iter().any(|clone| clone["config"]["user.stapes.run"].is_string())
-    });
-    run.signal("STOP");
+    run.stop_when("the clone is there, unfinished", || !unfinished_clones(&lab).is_empty());
     proxy.pass();
     // Another job of the same state, and a job that does not see the first one's locks.
     lab.replicate(&["weekly"]).complete();
     with_other_state(&lab, "instances: [c2]").replicate(&[]);
-    assert_eq!(clones(&lab).len(), 1);
+    assert_eq!(unfinished_clones(&lab).len(), 1);
     run.signal("CONT");
     run.end().complete();
     let clones = clones(&lab);

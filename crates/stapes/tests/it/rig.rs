@@ -86,6 +86,22 @@ impl Background {
         assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success());
     }
 
+    /// Lets the run go on in short steps until something is so, and leaves it stopped
+    /// there (`SIGSTOP`): it is held while the test looks, so what is looked for cannot pass by
+    /// between the look and what the test does next, however slow the machine is.
+    #[track_caller]
+    pub(crate) fn stop_when(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        wait_until(what, || {
+            self.signal("STOP");
+            let found = is_so();
+            if !found {
+                self.signal("CONT");
+                std::thread::sleep(Duration::from_millis(25));
+            }
+            found
+        });
+    }
+
     /// `kill -9`, and waits for the end.
     pub(crate) fn kill(mut self) -> Ran {
         self.child.kill().unwrap();
@@ -247,6 +263,13 @@ pub(crate) fn on_terminal(command: &Command, typed: &str) -> Command {
 pub(crate) fn clones(lab: &Lab) -> Vec<Value> {
     let listed = lab.history().api("GET", "/1.0/instances?recursion=1", None);
     listed.ok().and_then(|list| list.as_array().cloned()).unwrap_or_default()
+}
+
+/// The same, without those that are finished.
+pub(crate) fn unfinished_clones(lab: &Lab) -> Vec<Value> {
+    let mut found = clones(lab);
+    found.retain(|clone| clone["config"]["user.stapes.run"].is_string());
+    found
 }
 
 /// Scripts a fake as a source with one container `c1` that does whatever it is told.
