@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -257,20 +257,28 @@ pub(crate) fn unix_http(options: &UnixOptions) -> Result<reqwest::Client> {
     let tls = tls_config(&Trust::Anything, None)?;
     let label = format!("unix:{}", options.path.display());
     http_builder(&options.timeouts, tls)
+        // No pool: one opens spare connections and lets them idle, and on the unix socket Incus
+        // reads the first bytes of a connection before it accepts the next one. A silent connection
+        // of ours would keep out every client of the server, ourselves included.
+        .pool_max_idle_per_host(0)
         .unix_socket(options.path.as_path())
         .build()
-        .map_err(|e| Error::invalid(format!("prepare client of {label}"), "no").with_source(e))
+        .map_err(|e| no_http_client(&label, e))
 }
 
 /// An HTTP client that accepts the pinned server only.
 pub(crate) fn https_http(options: &HttpsOptions) -> Result<reqwest::Client> {
     let tls = tls_config(&Trust::Pinned(options.pin.clone()), options.identity.as_ref())?;
-    http_builder(&options.timeouts, tls).https_only(true).build().map_err(|e| {
-        Error::invalid(format!("prepare client of {}", options.url), "no").with_source(e)
-    })
+    let built = http_builder(&options.timeouts, tls).https_only(true).build();
+    built.map_err(|e| no_http_client(&options.url, e))
 }
 
-/// Splits an HTTPS URL; the port defaults to that of Incus.
+fn no_http_client(label: &str, error: reqwest::Error) -> Error {
+    let action = format!("prepare the client of {label}");
+    Error::invalid(action, "the HTTP client cannot be set up").with_source(error)
+}
+
+/// Splits an HTTPS URL; without a port it means that of HTTPS, as it does where requests go.
 pub(crate) fn host_and_port(url: &str) -> Result<(String, u16)> {
     let invalid = |detail: &str| Error::invalid(format!("read the address {url:?}"), detail);
     let parsed = reqwest::Url::parse(url).map_err(|e| invalid("not a URL").with_source(e))?;
@@ -305,7 +313,8 @@ enum Trust {
 fn tls_config(trust: &Trust, identity: Option<&Identity>) -> Result<ClientConfig> {
     const ACTION: &str = "prepare TLS";
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Verifier { trust: trust.clone(), provider: Arc::clone(&provider) };
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = Verifier { trust: trust.clone(), algorithms };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::invalid(ACTION, "no TLS version is available").with_source(e))?
@@ -333,7 +342,7 @@ pub(crate) struct PinMismatch {
 #[derive(Debug)]
 struct Verifier {
     trust: Trust,
-    provider: Arc<CryptoProvider>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -363,8 +372,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -373,12 +381,11 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 

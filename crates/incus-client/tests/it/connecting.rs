@@ -23,6 +23,29 @@ async fn the_unix_socket_is_trusted() {
     assert!(error.to_string().contains("no_such_extension"), "{error}");
 }
 
+/// Incus reads the first bytes of a connection to its socket before it takes the next one, so one
+/// connection on which nothing is sent keeps everybody out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_requests_at_once_leave_the_unix_socket_to_others() {
+    let busy = unix(&pair().source, "default");
+    for _ in 0..100 {
+        let askers = (0..8).map(|_| {
+            let busy = busy.clone();
+            tokio::spawn(async move {
+                for _ in 0..3 {
+                    busy.server().await.unwrap();
+                }
+            })
+        });
+        let askers = futures_util::future::join_all(askers);
+        let patience = Duration::from_secs(10);
+        tokio::time::timeout(patience, askers).await.expect("the socket is blocked");
+        let other = unix(&pair().source, "default");
+        let answer = tokio::time::timeout(patience, other.server()).await;
+        answer.expect("the socket is blocked").unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_fetched_certificate_is_the_one_that_the_server_tells_of() {
     let fetched = certificate_of(&pair().source).await;
