@@ -153,7 +153,8 @@ impl Error {
         self.0.call.as_ref()
     }
 
-    /// The server, as `unix:PATH` or `https://HOST:PORT`; empty for errors of local input.
+    /// The server, as `unix:PATH` or `https://HOST:PORT`; empty for errors of local input, and for
+    /// a missing API extension the name that the server gives itself.
     pub fn server(&self) -> &str {
         &self.0.server
     }
@@ -178,6 +179,14 @@ impl Error {
     pub fn message(&self) -> Option<&str> {
         match &self.0.cause {
             Cause::Server { message, .. } | Cause::OperationFailed { message } => Some(message),
+            _ => None,
+        }
+    }
+
+    /// The API extension that the server is too old to have, if that is the failure.
+    pub fn missing_extension(&self) -> Option<&str> {
+        match &self.0.cause {
+            Cause::Unsupported { extension } => Some(extension),
             _ => None,
         }
     }

@@ -126,9 +126,9 @@ impl Stream {
 }
 
 impl Subscription {
-    /// Whether events arrive at present.
+    /// Whether events arrive at present. A stream that has ended leaves its last state behind.
     pub(crate) fn is_live(&self) -> bool {
-        *self.state.borrow() == State::Live
+        self.state.has_changed().is_ok() && *self.state.borrow() == State::Live
     }
 
     /// The next news of operation `id`, or of a gap. Safe to cancel.
@@ -272,5 +272,20 @@ fn pass_on(text: &str, sender: &broadcast::Sender<Arc<OperationInfo>>) {
         }
         Ok(_) => {}
         Err(error) => tracing::debug!(%error, "event not understood"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_has_ended_is_not_live() {
+        let (_sender, events) = broadcast::channel(1);
+        let (state_sender, state) = watch::channel(State::Live);
+        let subscription = Subscription { events, state };
+        assert!(subscription.is_live());
+        drop(state_sender);
+        assert!(!subscription.is_live());
     }
 }

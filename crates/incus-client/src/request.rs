@@ -297,6 +297,11 @@ impl Request<'_> {
         if let Some(problem) = self.problem.take() {
             return Err(problem);
         }
+        // A URL cannot carry these two as a name, escaped or not: they would address the parent.
+        let bare = self.path.split('?').next().unwrap_or_default();
+        if bare.split('/').any(|part| part == "." || part == "..") {
+            return Err(Error::invalid(&*self.action, "`.` and `..` cannot be names"));
+        }
         let mut url = format!("{}{}", self.client.core().base, self.path);
         for (key, value) in &self.query {
             url.push(if url.contains('?') { '&' } else { '?' });
@@ -350,9 +355,12 @@ impl Request<'_> {
     }
 
     fn metadata<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T> {
-        let read = serde_json::from_slice::<Envelope<serde_json::Value>>(&answer.body);
-        let metadata = read.map(|envelope| envelope.metadata.unwrap_or_default());
-        metadata.and_then(serde_json::from_value).map_err(|error| {
+        let read = serde_json::from_slice::<Envelope<T>>(&answer.body);
+        let metadata = read.and_then(|envelope| match envelope.metadata {
+            Some(metadata) => Ok(metadata),
+            None => serde_json::from_value(serde_json::Value::Null),
+        });
+        metadata.map_err(|error| {
             self.protocol_error("the metadata has not the expected shape").with_source(error)
         })
     }

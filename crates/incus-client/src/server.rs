@@ -189,5 +189,6 @@ mod tests {
         let text = "check the abilities of the server: the server is too old: \
                     it lacks the API extension direct_backup";
         assert_eq!(error.to_string(), text);
+        assert_eq!(error.missing_extension(), Some("direct_backup"));
     }
 }

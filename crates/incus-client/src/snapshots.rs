@@ -195,7 +195,7 @@ fn volume_snapshots_path(pool: &str, volume: &str) -> String {
     api_path!["storage-pools", pool, "volumes", "custom", volume, "snapshots"]
 }
 
-fn volume_snapshot_path(pool: &str, volume: &str, snapshot: &str) -> String {
+pub(crate) fn volume_snapshot_path(pool: &str, volume: &str, snapshot: &str) -> String {
     api_path!["storage-pools", pool, "volumes", "custom", volume, "snapshots", snapshot]
 }
 

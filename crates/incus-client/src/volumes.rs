@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::error::Result;
+use crate::error::{Cause, Result};
 use crate::instances::SinkMode;
 use crate::operation::Operation;
 use crate::request::{ETag, ListOptions, Versioned, api_path};
@@ -186,7 +186,7 @@ fn volumes_path(pool: &str) -> String {
     api_path!["storage-pools", pool, "volumes", "custom"]
 }
 
-fn volume_path(pool: &str, name: &str) -> String {
+pub(crate) fn volume_path(pool: &str, name: &str) -> String {
     api_path!["storage-pools", pool, "volumes", "custom", name]
 }
 
@@ -194,7 +194,7 @@ impl Client {
     /// Lists the custom volumes of a pool with their snapshots.
     ///
     /// On Incus 6.0 this takes one more call for every volume that has snapshots, because the
-    /// listing does not say when they expire.
+    /// listing does not say when they expire. A volume that is deleted meanwhile is left out.
     pub async fn volumes(&self, pool: &str, options: &ListOptions) -> Result<Vec<Volume>> {
         const AT_ONCE: usize = 8;
         let action = format!("list the custom volumes of pool {pool:?}");
@@ -202,30 +202,60 @@ impl Client {
         let request = self.get(volumes_path(pool), action).listing(options);
         let rows: Vec<Volume> = request.query("recursion", "2").list().await?;
         let volumes = fold_rows(rows);
+        // A filter that picks volumes drops the rows of their snapshots, so that these say nothing.
+        let is_filtered = options.filter.is_some();
         futures_util::stream::iter(volumes)
             .map(|(mut volume, has_rows)| async move {
                 volume.pool = pool.to_owned();
-                if has_rows {
+                if has_rows || (is_filtered && volume.snapshots.is_empty()) {
                     let client = match volume.project.as_str() {
                         "" => self.clone(),
                         project => self.with_project(project),
                     };
-                    volume.snapshots = client.volume_snapshots(pool, &volume.name).await?;
+                    match client.snapshots_of(pool, &volume.name).await {
+                        Ok(snapshots) => volume.snapshots = snapshots,
+                        Err(error) if error.is_not_found() => return Ok(None),
+                        Err(error) => return Err(error),
+                    }
                 }
-                Ok(volume)
+                Ok(Some(volume))
             })
             .buffered(AT_ONCE)
+            .filter_map(|listed| std::future::ready(listed.transpose()))
             .try_collect()
             .await
     }
 
     /// Reads a custom volume with its snapshots.
     pub async fn volume(&self, pool: &str, name: &str) -> Result<Versioned<Volume>> {
-        let request = self.get(volume_path(pool, name), format!("read volume {pool}/{name}"));
-        let mut read: Versioned<Volume> = request.scoped().fetch().await?;
+        let mut read = self.volume_alone(pool, name).await?;
         read.value.pool = pool.to_owned();
-        read.value.snapshots = self.volume_snapshots(pool, name).await?;
+        read.value.snapshots = self.snapshots_of(pool, name).await?;
         Ok(read)
+    }
+
+    async fn volume_alone(&self, pool: &str, name: &str) -> Result<Versioned<Volume>> {
+        let request = self.get(volume_path(pool, name), format!("read volume {pool}/{name}"));
+        request.scoped().fetch().await
+    }
+
+    /// The snapshots of a volume that was there a moment ago; `NotFound` only if it is gone.
+    ///
+    /// Incus reads them one after the other and answers 404 also when one of them is deleted
+    /// meanwhile, so that only the volume itself can tell.
+    async fn snapshots_of(&self, pool: &str, name: &str) -> Result<Vec<VolumeSnapshot>> {
+        const LISTINGS: u32 = 5;
+        for _ in 0..LISTINGS {
+            match self.volume_snapshots(pool, name).await {
+                Err(error) if error.is_not_found() => {
+                    self.volume_alone(pool, name).await?;
+                }
+                listed => return listed,
+            }
+        }
+        let action = format!("list the snapshots of volume {pool}/{name}");
+        let detail = "they are not found, although the volume is there".to_owned();
+        Err(self.error(&action, Cause::Protocol { detail }))
     }
 
     /// Creates a custom volume.

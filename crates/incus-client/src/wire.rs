@@ -53,13 +53,19 @@ where
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// Optional times where year 1, `null` and `""` mean "never".
+/// Optional times where year 1, `null`, `""` and the Unix epoch mean "never".
+///
+/// The epoch is how Incus writes that an instance was never started, and an expiry of a snapshot
+/// at the epoch is none for it.
 pub(crate) fn time<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Timestamp>, D::Error> {
     match Option::<String>::deserialize(deserializer)? {
         None => Ok(None),
-        Some(text) => parse_time(&text).map_err(serde::de::Error::custom),
+        Some(text) => {
+            let time = parse_time(&text).map_err(serde::de::Error::custom)?;
+            Ok(time.filter(|time| *time != Timestamp::UNIX_EPOCH))
+        }
     }
 }
 
@@ -150,6 +156,14 @@ mod tests {
         assert_eq!(parse_time("0001-01-01T00:53:28+00:53").unwrap(), None);
         assert_eq!(parse_time("0000-12-31T19:00:00-05:00").unwrap(), None);
         assert_eq!(parse_time("").unwrap(), None);
+    }
+
+    #[test]
+    fn the_unix_epoch_is_never_and_a_second_later_is_not() {
+        let read = |text: &str| serde_json::from_str::<Holder>(text).unwrap().at;
+        assert_eq!(read(r#"{"at":"1970-01-01T00:00:00Z"}"#), None);
+        assert_eq!(read(r#"{"at":"1970-01-01T01:00:00+01:00"}"#), None);
+        assert!(read(r#"{"at":"1970-01-01T00:00:01Z"}"#).is_some());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Whole transfers: both steps, both waits, and the cleaning up when one of them fails.
 //!
-//! The source operation can be cancelled and the target operation cannot, so whatever goes wrong,
-//! the source is cancelled and the target fails by itself and removes what it has begun.
+//! Where a transfer can be cancelled it is by its source operation, so whatever goes wrong, the
+//! source is cancelled and the target fails by itself and removes what it has begun. The source of
+//! a push cannot be cancelled, nor can that of a volume on Incus 6.0: these go on to their end.
 //! Dropping one of these futures leaves the servers to their own time-outs; cancel instead.
 
 use std::future::Future;

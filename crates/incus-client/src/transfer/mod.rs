@@ -1,8 +1,8 @@
 //! Moving instances and custom volumes between servers.
 //!
 //! The single steps are methods of [`Client`]: [`Client::migrate_source`] on the one side and
-//! [`Client::create_from_migration`] on the other, with [`relay`] between servers that cannot
-//! reach each other. [`pull`], [`push`] and [`relayed`] run the whole dance and clean up after it.
+//! [`Client::create_from_migration`] on the other. [`pull`], [`push`] and, between servers that
+//! cannot reach each other, [`relayed`] run the whole dance and clean up after it.
 //!
 //! Nothing is decided here: name, devices, configuration and profiles of the new object are the
 //! caller's, and so is every consequence of a refresh, which deletes on the target whatever the
@@ -24,11 +24,12 @@ use crate::instances::{InstanceSource, MigrationSource, NewInstance, Remote, Sin
 use crate::operation::Operation;
 use crate::request::api_path;
 use crate::server::Server;
-use crate::volumes::{NewVolume, VolumeMigrationSource, VolumeSource};
+use crate::snapshots::volume_snapshot_path;
+use crate::volumes::{NewVolume, VolumeMigrationSource, VolumeSource, volume_path};
 
 pub use dance::{Transfer, TransferOptions, pull, push, relayed};
 pub use outcome::{Side, TransferError, Transferred};
-pub use pump::{ByteSink, relay};
+pub use pump::ByteSink;
 
 /// What is to be moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,11 +160,11 @@ impl Client {
                 json!({ "name": snapshot, "migration": true, "live": false }),
             ),
             Subject::Volume { pool, name, snapshot: None } => (
-                api_path!["storage-pools", pool, "volumes", "custom", name],
+                volume_path(pool, name),
                 json!({ "name": name, "pool": pool, "migration": true, "volume_only": only }),
             ),
             Subject::Volume { pool, name, snapshot: Some(snapshot) } => (
-                api_path!["storage-pools", pool, "volumes", "custom", name, "snapshots", snapshot],
+                volume_snapshot_path(pool, name, snapshot),
                 json!({ "name": snapshot, "migration": true }),
             ),
         };

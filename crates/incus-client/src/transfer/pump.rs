@@ -12,7 +12,6 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _, TryFutureExt as _};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_util::sync::CancellationToken;
 
 use super::outcome::Side;
 use crate::client::Client;
@@ -26,29 +25,6 @@ pub type ByteSink = Arc<dyn Fn(u64) + Send + Sync>;
 
 /// How long the second direction of a socket may go on after the first has ended.
 const LINGER: Duration = Duration::from_secs(20);
-
-/// Connects the websockets of two operations that both wait for connections, and carries their
-/// messages until all have ended. Returns the payload bytes from source to target.
-///
-/// That the sockets end says nothing about success: wait for both operations as well.
-/// Cancelling closes the sockets, whereupon the servers fail the migration.
-pub async fn relay(
-    source: &Operation,
-    target: &Operation,
-    cancel: &CancellationToken,
-    on_bytes: Option<ByteSink>,
-) -> Result<u64> {
-    let moved = Counter::new(on_bytes);
-    let ends = [Ends::of(source), Ends::of(target)];
-    let pumped = carry(&ends, &moved);
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => {
-            Err(Ends::of(source).error(Cause::Cancelled { still_running: false }))
-        }
-        result = pumped => result.map(|()| moved.get()),
-    }
-}
 
 /// One side of a relay; borrows nothing, so that the operation can be waited for meanwhile.
 #[derive(Clone)]
@@ -105,9 +81,7 @@ impl Ends {
         let path = api_path!["operations", &self.info.id, "websocket"];
         self.client.get(path, &*self.action).query("secret", secret).websocket().await
     }
-}
 
-impl Ends {
     /// Opens and closes all sockets, which makes an operation that still waits for its connections
     /// fail at once. One that has them already refuses, and is not disturbed.
     pub(super) async fn touch(&self) -> Result<()> {
@@ -124,7 +98,10 @@ impl Ends {
     }
 }
 
-/// Opens all sockets, `control` first, and carries their messages until all have ended.
+/// Opens all sockets of two operations that both wait for connections, `control` first, and carries
+/// their messages until all have ended.
+///
+/// That the sockets end says nothing about success: wait for both operations as well.
 pub(super) async fn carry([source, target]: &[Ends; 2], moved: &Arc<Counter>) -> Result<()> {
     let secrets = target.info.secrets();
     let mut names: Vec<&str> = secrets.names().collect();

@@ -239,7 +239,6 @@ async fn every_kind_of_bad_answer_has_its_kind_of_error() {
 #[tokio::test]
 async fn lists_may_be_null_and_objects_may_lack_and_have_anything() {
     let fake = FakeIncus::start(Version::Lts7, &[]).unwrap();
-    fake.on("GET", "/1.0/instances", [Reply::sync(Value::Null)]);
     let thin = json!([{ "name": "web", "config": null, "snapshots": null, "state": null,
                         "novelty": { "a": 1 }, "type": "unikernel", "created_at": "" }]);
     fake.on("GET", "/1.0/instances", [Reply::sync(Value::Null), Reply::sync(thin)]);
@@ -261,6 +260,86 @@ async fn names_and_filters_are_escaped() {
     drop(client.instances(&ListOptions::default().filter("name eq a&b=c+d")).await);
     let requests = fake.requests();
     assert_eq!(requests[0].path, "/1.0/instances/..%2Fx%3Fy%23z%25");
-    println!("{:?}", requests[1]);
+    assert_eq!(requests[0].query, "project=a%20b&recursion=1");
+    let filtered = "project=a%20b&filter=name%20eq%20a%26b%3Dc%2Bd&recursion=2";
+    assert_eq!(requests[1].query, filtered);
     assert_eq!(requests.len(), 2);
+}
+
+#[tokio::test]
+async fn names_that_would_address_the_parent_are_not_sent() {
+    let fake = FakeIncus::start(Version::Lts6, &[]).unwrap();
+    let client = fake_client(&fake);
+    for name in [".", ".."] {
+        let error = client.delete_instance_snapshot("web", name).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadRequest, "{}", chain(&error));
+        assert!(error.to_string().contains("cannot be names"), "{error}");
+    }
+    assert!(fake.changes().is_empty());
+}
+
+const VOLUMES: &str = "/1.0/storage-pools/local/volumes/custom";
+
+/// A fake of Incus 6.0 with the volumes `data` and `other`; the snapshots of `data` are listed so.
+fn fake_with_volumes(listings: Vec<Reply>) -> (FakeIncus, Client) {
+    let fake = FakeIncus::start(Version::Lts6, &[]).unwrap();
+    let rows = json!([{ "name": "data", "project": "default" }, { "name": "data/s1", "project": "default" },
+                      { "name": "other", "project": "default" }]);
+    fake.on("GET", VOLUMES, [Reply::sync(rows)]);
+    fake.on("GET", &format!("{VOLUMES}/data"), [Reply::sync(json!({ "name": "data" }))]);
+    fake.on("GET", &format!("{VOLUMES}/data/snapshots"), listings);
+    let client = fake_client(&fake);
+    (fake, client)
+}
+
+/// The volumes of the fake with the number of their snapshots.
+async fn listed(client: &Client) -> Result<Vec<(String, usize)>, Error> {
+    let volumes = client.volumes("local", &ListOptions::default()).await?;
+    Ok(volumes.into_iter().map(|volume| (volume.name, volume.snapshots.len())).collect())
+}
+
+fn torn() -> Reply {
+    Reply::error(404, "Storage volume not found")
+}
+
+#[tokio::test]
+async fn a_volume_of_which_a_snapshot_is_deleted_meanwhile_is_still_there() {
+    let whole = || Reply::sync(json!([{ "name": "data/s2" }]));
+    let (_fake, client) = fake_with_volumes(vec![torn(), torn(), whole()]);
+    let expected = [("data".to_owned(), 1), ("other".to_owned(), 0)];
+    assert_eq!(listed(&client).await.unwrap(), expected);
+    let (_fake, client) = fake_with_volumes(vec![torn(), whole()]);
+    assert_eq!(client.volume("local", "data").await.unwrap().value.snapshots.len(), 1);
+}
+
+#[tokio::test]
+async fn a_volume_that_is_deleted_meanwhile_is_left_out_of_the_list() {
+    let (fake, client) = fake_with_volumes(vec![torn()]);
+    fake.on("GET", &format!("{VOLUMES}/data"), [Reply::error(404, "Storage volume not found")]);
+    assert_eq!(listed(&client).await.unwrap(), [("other".to_owned(), 0)]);
+    let there = Reply::sync(json!({ "name": "data" }));
+    let gone = Reply::error(404, "Storage volume not found");
+    fake.on("GET", &format!("{VOLUMES}/data"), [there, gone]);
+    let error = client.volume("local", "data").await.unwrap_err();
+    assert!(error.is_not_found(), "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn a_volume_whose_snapshots_cannot_be_listed_is_never_taken_for_a_deleted_one() {
+    let (fake, client) = fake_with_volumes(vec![torn()]);
+    let error = listed(&client).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{}", chain(&error));
+    assert_eq!(count(&fake, &format!("{VOLUMES}/data/snapshots")), 5);
+    let error = client.volume("local", "data").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn a_filtered_list_of_volumes_carries_their_snapshots_too() {
+    let (fake, client) = fake_with_volumes(vec![Reply::sync(json!([{ "name": "data/s1" }]))]);
+    // What matches the name of a volume does not match those of its snapshots.
+    fake.on("GET", VOLUMES, [Reply::sync(json!([{ "name": "data", "project": "default" }]))]);
+    let filter = ListOptions::default().filter("name eq data");
+    let volumes = client.volumes("local", &filter).await.unwrap();
+    assert_eq!(volumes[0].snapshots.len(), 1);
 }
