@@ -140,7 +140,7 @@ pub struct VolumeFacts {
 pub struct SnapshotFacts {
     /// Its short name.
     pub name: String,
-    /// When it was made.
+    /// When it was made; the Unix epoch if the server does not know.
     pub created_at: Timestamp,
     /// When the server removes it by itself, if ever.
     pub expires_at: Option<Timestamp>,
@@ -150,6 +150,11 @@ impl SnapshotFacts {
     /// Whether both are the same snapshot, as Incus sees it on two servers: name and second.
     pub fn same_as(&self, other: &Self) -> bool {
         self.name == other.name && self.created_at.as_second() == other.created_at.as_second()
+    }
+
+    /// Whether it is one of these.
+    pub fn is_in(&self, snapshots: &[Self]) -> bool {
+        snapshots.iter().any(|other| other.same_as(self))
     }
 }
 

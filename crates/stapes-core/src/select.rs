@@ -4,16 +4,29 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::{GlobBuilder, GlobSet};
 
 /// A name, or a pattern with `*`, `?` or `[…]`.
 #[derive(Clone, Debug)]
 pub struct NamePattern {
     text: String,
-    matcher: GlobMatcher,
+    matcher: GlobSet,
 }
 
 impl NamePattern {
+    /// The text of a pattern that fits this name and nothing else.
+    pub fn text_for(name: &str) -> String {
+        let mut pattern = String::new();
+        for c in name.chars() {
+            match c {
+                '*' | '?' | '[' | ']' | '{' | '}' => pattern.extend(['[', c, ']']),
+                '\\' => pattern.push_str("\\\\"),
+                c => pattern.push(c),
+            }
+        }
+        pattern
+    }
+
     /// Whether `name` fits.
     pub fn matches(&self, name: &str) -> bool {
         self.matcher.is_match(name)
@@ -35,6 +48,9 @@ impl PartialEq for NamePattern {
         self.text == other.text
     }
 }
+
+/// Far more than any name; the glob parser recurses into nested braces, as deep as there are.
+const LONGEST_PATTERN_LEN: usize = 4096;
 
 /// Why a text is not a pattern or selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,11 +79,14 @@ impl FromStr for NamePattern {
         if text.is_empty() {
             return Err(refuse("it is empty".to_owned()));
         }
-        let glob = GlobBuilder::new(text)
-            .literal_separator(true)
-            .build()
-            .map_err(|error| refuse(error.kind().to_string()))?;
-        Ok(Self { text: text.to_owned(), matcher: glob.compile_matcher() })
+        if text.len() > LONGEST_PATTERN_LEN {
+            return Err(refuse(format!("it is longer than {LONGEST_PATTERN_LEN} bytes")));
+        }
+        let glob = GlobBuilder::new(text).literal_separator(true).build();
+        // A set of one: compiling a matcher panics where a pattern is nested too deeply.
+        let matcher = glob.and_then(|glob| GlobSet::builder().add(glob).build());
+        let matcher = matcher.map_err(|error| refuse(error.kind().to_string()))?;
+        Ok(Self { text: text.to_owned(), matcher })
     }
 }
 
@@ -133,6 +152,23 @@ mod tests {
         assert!("web.1_x".parse::<NamePattern>().unwrap().is_exact());
         assert!("".parse::<NamePattern>().is_err());
         assert!("[".parse::<NamePattern>().unwrap_err().to_string().contains("not a pattern"));
+    }
+
+    #[test]
+    fn any_name_can_be_written_as_a_pattern_that_fits_only_it() {
+        for name in ["web", "a[b]*", "?", "{a,b}", "a\\b", "[!x]"] {
+            let pattern: NamePattern = NamePattern::text_for(name).parse().unwrap();
+            assert!(pattern.matches(name) && !pattern.matches("ab"), "{name}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_cannot_be_compiled_are_refused() {
+        for depth in [300, 2000, 100_000] {
+            let nested = "{".repeat(depth) + "a" + &"}".repeat(depth);
+            assert!(nested.parse::<NamePattern>().is_err(), "{depth}");
+        }
+        assert!("web-?".repeat(20).parse::<NamePattern>().is_ok());
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::node::{Node, Value};
-use super::part_of;
 use super::problem::Problem;
 use super::reader::{self, Block, Problems};
 use crate::item::{ItemId, ItemKind};
@@ -164,8 +163,7 @@ fn read_policy(node: &Node, problems: &mut Problems) -> Option<Policy> {
     match text.parse::<Policy>() {
         Ok(policy) => Some(policy),
         Err(error) => {
-            let span =
-                if literal { part_of(&node.span, &text, &error.span) } else { node.span.clone() };
+            let span = if literal { node.part(&text, &error.span) } else { node.span.clone() };
             let mut problem = Problem::error(span, format!("keep: {}", error.message));
             problem.help = error.help;
             problems.0.push(problem);

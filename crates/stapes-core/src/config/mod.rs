@@ -27,7 +27,6 @@ pub use keep::{KeepRules, RuleOrigin};
 pub use notifications::{Gotify, GotifyWhen, Healthchecks, Notifications};
 
 use crate::id::{JobName, ServerName};
-use node::Span;
 use problem::{Problem, Severity};
 use reader::{Block, Problems};
 
@@ -127,18 +126,6 @@ fn read_timezone(node: &node::Node, problems: &mut Problems) -> Option<TimeZone>
             None
         }
     }
-}
-
-/// The span of a part of a scalar, where the scalar stands in the text letter for letter.
-fn part_of(whole: &Span, text: &str, part: &Span) -> Span {
-    // A scalar with escapes or folds has other bytes than its value; then the whole is the honest place.
-    let quote = match whole.len().checked_sub(text.len()) {
-        Some(0) => 0,
-        Some(2) => 1,
-        _ => return whole.clone(),
-    };
-    let start = whole.start + quote;
-    start + part.start.min(text.len())..start + part.end.min(text.len())
 }
 
 #[cfg(test)]

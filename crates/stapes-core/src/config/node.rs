@@ -21,6 +21,32 @@ pub struct Node {
     pub span: Span,
     /// The value.
     pub value: Value,
+    /// A scalar as it stands in the text, with its quotes; empty for collections.
+    source: String,
+}
+
+impl Node {
+    /// A number, true or false as it is written: `on` and `1_000` may be names. None where that cannot
+    /// be told, as behind an alias.
+    pub(super) fn as_written(&self) -> Option<&str> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '_');
+        let plain = !self.source.is_empty() && self.source.chars().all(is_plain);
+        plain.then_some(&self.source)
+    }
+
+    /// The place of a part of `text`, the value as a text; the whole value where its letters are not
+    /// those of the text, because of escapes, folds or an alias.
+    pub(super) fn part(&self, text: &str, part: &Span) -> Span {
+        let quoted = |quote| self.source.strip_prefix(quote)?.strip_suffix(quote);
+        let start = if self.source == text {
+            self.span.start
+        } else if quoted('"') == Some(text) || quoted('\'') == Some(text) {
+            self.span.start + 1
+        } else {
+            return self.span.clone();
+        };
+        start + part.start..start + part.end
+    }
 }
 
 /// What a YAML node can be; maps keep the order of the text.
@@ -75,7 +101,7 @@ impl Value {
 /// the parser's limits (depth, aliases, size).
 pub fn parse(text: &str) -> Result<Node, Problem> {
     if text.trim().is_empty() {
-        return Ok(Node { span: 0..0, value: Value::Map(Vec::new()) });
+        return Ok(Node { span: 0..0, value: Value::Map(Vec::new()), source: String::new() });
     }
     match serde_saphyr::from_str::<Spanned<Raw>>(text) {
         Ok(tree) => Ok(node_of(tree, text)),
@@ -89,7 +115,8 @@ pub fn parse(text: &str) -> Result<Node, Problem> {
 
 /// What the parser says, without the place, which the problem has, and without advice to programmers.
 fn in_our_words(message: &str) -> String {
-    let message = message.rfind(" at line ").and_then(|end| message.get(..end)).unwrap_or(message);
+    let message = message.split(" at line ").next().unwrap_or(message);
+    let message = message.split("; use ").next().unwrap_or(message);
     match message.strip_prefix("duplicate mapping key: ") {
         Some(rest) => {
             format!("the key `{}` stands there twice", rest.split(',').next().unwrap_or(rest))
@@ -118,7 +145,11 @@ fn node_of(raw: Spanned<Raw>, text: &str) -> Node {
                 .collect(),
         ),
     };
-    Node { span, value }
+    let source = match &value {
+        Value::List(_) | Value::Map(_) => "",
+        _ => text.get(span.clone()).unwrap_or_default(),
+    };
+    Node { source: source.to_owned(), span, value }
 }
 
 /// The bytes that a location names; falls back to line and column, which every location has.
@@ -252,6 +283,14 @@ mod tests {
             let problem = parse(text).unwrap_err();
             assert!(problem.message.contains("not valid YAML"), "{problem:?}");
             assert!(problem.span.start <= text.len(), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_parser_advises_programmers_is_left_out() {
+        for text in ["a: 1\n---\nb: 2\n", "~: 1\n"] {
+            let problem = parse(text).unwrap_err();
+            assert!(!problem.message.contains("; use "), "{problem:?}");
         }
     }
 

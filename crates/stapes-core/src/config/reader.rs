@@ -150,12 +150,12 @@ pub(super) fn cut_off_by_comma(entry: &Entry) -> Option<&'static str> {
     )
 }
 
-/// A text; numbers and true/false are taken as they would be written.
+/// A text; numbers and true/false are taken as they are written.
 pub(super) fn text(node: &Node, key: &str, problems: &mut Problems) -> Option<String> {
     match &node.value {
         Value::Text(text) => Some(text.clone()),
-        Value::Int(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Int(number) => Some(node.as_written().map_or(number.to_string(), str::to_owned)),
+        Value::Bool(flag) => Some(node.as_written().map_or(flag.to_string(), str::to_owned)),
         _ => {
             problems.expected(node, key, "a text");
             None

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use crate::select::NamePattern;
+
 /// What a first configuration is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstConfig {
@@ -68,7 +70,8 @@ fn server(key: &str, server: &FirstServer) -> String {
 
 fn source_block(first: &FirstConfig) -> String {
     let (projects, remark) = projects(first);
-    let list: Vec<String> = projects.iter().map(|name| quoted(&literal(name))).collect();
+    let list: Vec<String> =
+        projects.iter().map(|name| quoted(&NamePattern::text_for(name))).collect();
     format!(
         "    from:
       incus: source
@@ -142,21 +145,6 @@ fn projects(first: &FirstConfig) -> (Vec<String>, String) {
     // An empty list would be a job that never does anything.
     let names = if names.is_empty() { vec!["default".to_owned()] } else { names };
     (names, line(remark))
-}
-
-/// A name as a pattern that fits nothing else.
-fn literal(name: &str) -> String {
-    let mut pattern = String::new();
-    for character in name.chars() {
-        if matches!(character, '*' | '?' | '[' | ']' | '{' | '}' | '\\') {
-            pattern.push('[');
-            pattern.push(character);
-            pattern.push(']');
-        } else {
-            pattern.push(character);
-        }
-    }
-    pattern
 }
 
 /// A YAML text in double quotes, whatever is in it.

@@ -201,6 +201,27 @@ fn volumes_can_be_attached_none_or_named() {
 }
 
 #[test]
+fn names_that_yaml_takes_for_something_else_are_taken_as_written() {
+    let text = sample("valid", "minimal")
+        .replace("incus: local }", "incus: local, instances: [on, y, False, 1_000, 0x1f, 12] }");
+    let rules = parse(&text).jobs.into_values().next().unwrap().from.instances;
+    let names: Vec<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(names, ["on", "y", "False", "1_000", "0x1f", "12"]);
+}
+
+#[test]
+fn a_mistake_behind_an_alias_or_an_escape_is_placed_at_the_whole_value() {
+    for (value, marked) in
+        [("*äöü", "*äöü"), (r#""\x31x1d""#, r#""\x31x1d""#), ("'11x1d'", "x"), ("11x1d", "x")]
+    {
+        let text = format!("timezone: &äöü 11x1d\njobs: {{ a: {{ keep: {value} }} }}\n");
+        let problems = Config::parse(&text).unwrap_err();
+        let problem = problems.iter().find(|p| p.message.contains("`x` is not a unit")).unwrap();
+        assert_eq!(text.get(problem.span.clone()), Some(marked), "{value}");
+    }
+}
+
+#[test]
 fn no_secret_is_ever_in_a_message_or_a_debug_text() {
     for kind in ["valid", "invalid"] {
         for (name, text) in samples(kind) {

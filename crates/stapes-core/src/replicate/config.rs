@@ -33,8 +33,7 @@ impl ReplicaConfig {
     pub fn with_volatile_of(&self, present: &ConfigMap) -> Self {
         let mut wanted = self.clone();
         wanted.config.retain(|key, _| !is_volatile(key) || key == BASE_IMAGE);
-        let volatile = present.iter().filter(|(key, _)| is_volatile(key));
-        wanted.config.extend(volatile.map(|(key, value)| (key.clone(), value.clone())));
+        wanted.config.extend(volatile_of(present));
         wanted
     }
 }
@@ -44,6 +43,11 @@ const BASE_IMAGE: &str = "volatile.base_image";
 
 fn is_volatile(key: &str) -> bool {
     key.starts_with("volatile.")
+}
+
+fn volatile_of(config: &ConfigMap) -> impl Iterator<Item = (String, String)> {
+    let volatile = config.iter().filter(|(key, _)| is_volatile(key));
+    volatile.map(|(key, value)| (key.clone(), value.clone()))
 }
 
 /// Keys that act by themselves on a server, with the value that makes them quiet.
@@ -78,12 +82,11 @@ pub fn instance_replica(
     let mut config = portable(&source.config);
     neutralise(&mut config);
     config.extend(marks::replica_marks(source_fingerprint, &source.id()));
-    if let Some(base) = source.config.get("volatile.base_image") {
-        config.insert("volatile.base_image".to_owned(), base.clone());
+    if let Some(base) = source.config.get(BASE_IMAGE) {
+        config.insert(BASE_IMAGE.to_owned(), base.clone());
     }
     if let Some(existing) = existing {
-        let volatile = existing.config.iter().filter(|(key, _)| key.starts_with("volatile."));
-        config.extend(volatile.map(|(key, value)| (key.clone(), value.clone())));
+        config.extend(volatile_of(&existing.config));
     }
     let (devices, dropped) = replica_devices(source, context);
     ReplicaConfig {
@@ -107,8 +110,7 @@ pub fn volume_replica(
     }
     config.extend(marks::replica_marks(source_fingerprint, &source.id()));
     if let Some(existing) = existing {
-        let volatile = existing.config.iter().filter(|(key, _)| key.starts_with("volatile."));
-        config.extend(volatile.map(|(key, value)| (key.clone(), value.clone())));
+        config.extend(volatile_of(&existing.config));
     }
     ReplicaConfig { config, description: source.description.clone(), ..ReplicaConfig::default() }
 }
@@ -138,7 +140,7 @@ pub fn history_clone_overrides(
 fn portable(config: &ConfigMap) -> ConfigMap {
     config
         .iter()
-        .filter(|(key, _)| !key.starts_with("volatile.") && !marks::is_mark(key))
+        .filter(|(key, _)| !is_volatile(key) && !marks::is_mark(key))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
 }

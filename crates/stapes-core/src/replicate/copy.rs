@@ -96,6 +96,19 @@ pub struct CopyPlan {
     pub remarks: Vec<String>,
 }
 
+impl CopyPlan {
+    pub(super) fn new(replica: ItemId, action: CopyAction) -> Self {
+        Self {
+            replica,
+            action,
+            preserve: Vec::new(),
+            let_go: Vec::new(),
+            forced: Vec::new(),
+            remarks: Vec::new(),
+        }
+    }
+}
+
 /// How a copy is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CopyAction {
@@ -133,14 +146,8 @@ impl fmt::Display for Blocked {
 
 /// Decides one copy. Configuration is compared elsewhere (see [`ReplicaConfig`]).
 pub fn plan_copy(facts: &CopyFacts<'_>, rules: &CopyRules<'_>) -> CopyPlan {
-    let mut plan = CopyPlan {
-        replica: replica_id(&facts.source.id(), rules.pool),
-        action: CopyAction::Full,
-        preserve: Vec::new(),
-        let_go: Vec::new(),
-        forced: Vec::new(),
-        remarks: Vec::new(),
-    };
+    let replica = replica_id(&facts.source.id(), rules.pool);
+    let mut plan = CopyPlan::new(replica, CopyAction::Full);
     let place = check_place(facts, rules, &plan.replica);
     if let Err(blocked) = place {
         plan.action = CopyAction::Blocked(blocked);
@@ -253,7 +260,7 @@ fn check_target(
         // The same snapshot on both sides, name and second: this is how replicas made by
         // incusAutobackup are known. It is no proof against a mark: two sources whose jobs start in
         // the same second give the same names to snapshots of different items.
-        Ownership::Unmarked if newest_common(facts.source, target, rules.prefix).is_some() => {}
+        Ownership::Unmarked if shares_ours(facts.source, target, rules.prefix) => {}
         Ownership::Unmarked => demand_force(
             format!("{} exists on {server} and is not a replica that stapes made", target.id()),
             "rename or delete it there; --force overwrites it",
@@ -334,7 +341,7 @@ fn started_since_copy(facts: &CopyFacts<'_>, target: &ItemFacts) -> Option<Strin
     }
     let name = target.id();
     let server = &facts.target_server.name;
-    match common_snapshots(facts.source, target).last() {
+    match newest_common(facts.source, target) {
         Some(common) if started <= common.created_at => None,
         Some(_) => Some(format!(
             "{name} was started on {server} at {started}, after its last copy: it may hold newer data than the source"
@@ -345,29 +352,19 @@ fn started_since_copy(facts: &CopyFacts<'_>, target: &ItemFacts) -> Option<Strin
     }
 }
 
-/// Snapshots that both sides hold, oldest first.
-pub fn common_snapshots<'a>(source: &'a ItemFacts, target: &ItemFacts) -> Vec<&'a SnapshotFacts> {
-    let held =
-        |snapshot: &&SnapshotFacts| target.snapshots().iter().any(|other| other.same_as(snapshot));
-    let mut common: Vec<&SnapshotFacts> = source.snapshots().iter().filter(held).collect();
-    common.sort_by_key(|snapshot| snapshot.created_at);
-    common
+/// Whether both sides hold a snapshot of ours.
+fn shares_ours(source: &ItemFacts, target: &ItemFacts, prefix: &SnapshotPrefix) -> bool {
+    prune::anchor(source.snapshots(), target.snapshots(), prefix).is_some()
 }
 
-/// The newest snapshot of ours that both sides hold.
-pub fn newest_common<'a>(
-    source: &'a ItemFacts,
-    target: &ItemFacts,
-    prefix: &SnapshotPrefix,
-) -> Option<&'a SnapshotFacts> {
-    common_snapshots(source, target)
-        .into_iter()
-        .rev()
-        .find(|snapshot| prefix.parse(&snapshot.name).is_some())
+/// The newest snapshot that both sides hold, whoever made it.
+fn newest_common<'a>(source: &'a ItemFacts, target: &ItemFacts) -> Option<&'a SnapshotFacts> {
+    let common = source.snapshots().iter().filter(|s| s.is_in(target.snapshots()));
+    common.max_by_key(|snapshot| snapshot.created_at)
 }
 
 fn way_to_copy(facts: &CopyFacts<'_>, target: &ItemFacts, pools: PoolPair) -> CopyAction {
-    let Some(since) = common_snapshots(facts.source, target).last().copied() else {
+    let Some(since) = newest_common(facts.source, target) else {
         return CopyAction::Replace {
             because: "it shares no snapshot with the source any more".to_owned(),
         };
@@ -388,8 +385,7 @@ fn way_to_copy(facts: &CopyFacts<'_>, target: &ItemFacts, pools: PoolPair) -> Co
 /// missing as well, the target answers «cannot find parent subvolume», after it has deleted what
 /// only it had, and every retry ends the same way.
 fn btrfs_stumbles<'a>(source: &'a ItemFacts, target: &ItemFacts) -> Option<(&'a str, &'a str)> {
-    let missing =
-        |snapshot: &SnapshotFacts| !target.snapshots().iter().any(|other| other.same_as(snapshot));
+    let missing = |snapshot: &SnapshotFacts| !snapshot.is_in(target.snapshots());
     let mut by_name: Vec<&SnapshotFacts> = source.snapshots().iter().collect();
     by_name.sort_by(|a, b| a.name.cmp(&b.name));
     let first = by_name.iter().copied().filter(|s| missing(s)).min_by_key(|s| s.created_at)?;
@@ -405,11 +401,9 @@ fn decide_target_only(
     rules: &CopyRules<'_>,
     plan: &mut CopyPlan,
 ) {
-    let gone: Vec<&SnapshotFacts> = target
-        .snapshots()
-        .iter()
-        .filter(|snapshot| !facts.source.snapshots().iter().any(|s| s.same_as(snapshot)))
-        .collect();
+    let on_source = facts.source.snapshots();
+    let gone: Vec<&SnapshotFacts> =
+        target.snapshots().iter().filter(|snapshot| !snapshot.is_in(on_source)).collect();
     if gone.is_empty() {
         return;
     }

@@ -102,6 +102,8 @@ pub struct TargetPlan {
 pub struct Planner<'a> {
     input: PlanInput<'a>,
     selection: Arc<Selection>,
+    /// The date of the snapshot of this run, which may be from another clock than the present.
+    newest: Timestamp,
 }
 
 /// One item on its way to one target, with facts as fresh as the caller has them.
@@ -124,7 +126,7 @@ pub struct TargetItem<'a> {
 impl<'a> Planner<'a> {
     /// Selects the items of the job.
     pub fn new(input: PlanInput<'a>) -> Self {
-        Self { selection: Arc::new(select(input.job, input.source)), input }
+        Self { selection: Arc::new(select(input.job, input.source)), newest: input.now, input }
     }
 
     /// The same at another time: retention counts from the moment of thinning, not of planning.
@@ -135,6 +137,7 @@ impl<'a> Planner<'a> {
     pub fn at(&self, now: Timestamp, newest: Option<Timestamp>) -> Self {
         let mut later = self.clone();
         later.input.now = newest.map_or(now, |newest| now.max(newest));
+        later.newest = newest.unwrap_or(now);
         later
     }
 
@@ -299,6 +302,8 @@ impl<'a> Planner<'a> {
         };
         let policy =
             target_policy(self.input.job, item.target, &item.source.id(), self.input.options);
+        let snapshots = item.source.snapshots();
+        let rules = self.rules(item.source, snapshots, item.server, &pool, &policy);
         let facts = CopyFacts {
             source_fingerprint: &self.input.source.fingerprint,
             source: item.source,
@@ -307,35 +312,24 @@ impl<'a> Planner<'a> {
             history: item.history,
             history_project: &item.target.history_project,
         };
-        let rules = CopyRules {
-            pool: &pool,
-            policy: &policy,
-            pools: self.pool_pair(item.source, item.server, &pool),
-            keep_history: !self.input.options.ios_fix,
-            force: self.input.options.force,
-            prefix: &self.input.job.snapshot_prefix,
-            now: self.input.now,
-            zone: self.input.zone,
-        };
         let mut copy = copy::plan_copy(&facts, &rules);
         let config = self.replica_config(item, &pool);
         copy.remarks.extend(config.dropped.iter().cloned());
-        let (replica, history) = after_copy(&facts, &copy, rules.pools.exclude_older);
-        let replica_after = replica.unwrap_or_default();
+        let exclude_older = rules.pools.exclude_older;
+        let (replica_after, history_after) = after_copy(&facts, &copy, exclude_older);
         let anchor = prune::anchor(item.source.snapshots(), &replica_after, rules.prefix).cloned();
         let mut prune = Vec::new();
         if !matches!(copy.action, CopyAction::Blocked(_)) {
-            let points = PointsOf { source: left, replica: &replica_after, history: &history };
+            let rules = self.rules(item.source, left, item.server, &pool, &policy);
+            let points =
+                PointsOf { source: left, replica: &replica_after, history: &history_after };
             prune = prune::prune_target(&points, &rules);
         }
-        let exclude_older = rules.pools.exclude_older;
-        let catch_up = false;
-        let history_after = history;
         TargetPlan {
             server,
             copy,
             config,
-            catch_up,
+            catch_up: false,
             exclude_older,
             replica_after,
             history_after,
@@ -356,27 +350,48 @@ impl<'a> Planner<'a> {
     ) -> Vec<PointVerdict> {
         let Some(pool) = self.pool(target, source) else { return Vec::new() };
         let policy = target_policy(self.input.job, target, &source.id(), self.input.options);
-        let rules = CopyRules {
-            pool: &pool,
-            policy: &policy,
-            pools: self.pool_pair(source, server, &pool),
-            keep_history: !self.input.options.ios_fix,
-            force: false,
-            prefix: &self.input.job.snapshot_prefix,
-            now: self.input.now,
-            zone: self.input.zone,
-        };
+        let rules = self.rules(source, source.snapshots(), server, &pool, &policy);
         let points = PointsOf { source: source.snapshots(), replica: replica.snapshots(), history };
         prune::prune_target(&points, &rules)
     }
 
-    /// What the drivers of both pools can do together.
-    fn pool_pair(&self, source: &ItemFacts, server: &ServerFacts, pool: &PoolName) -> PoolPair {
+    /// What the job and the command line say about an item on a pool of a target; `snapshots` are
+    /// those that the source has then.
+    fn rules<'r>(
+        &'r self,
+        source: &ItemFacts,
+        snapshots: &[SnapshotFacts],
+        server: &ServerFacts,
+        pool: &'r PoolName,
+        policy: &'r Policy,
+    ) -> CopyRules<'r> {
+        CopyRules {
+            pool,
+            policy,
+            pools: self.pool_pair(source, snapshots, server, pool),
+            keep_history: !self.input.options.ios_fix,
+            force: self.input.options.force,
+            prefix: &self.input.job.snapshot_prefix,
+            now: self.input.now,
+            zone: self.input.zone,
+        }
+    }
+
+    /// What the drivers of both pools can do together, for these snapshots of the source.
+    fn pool_pair(
+        &self,
+        source: &ItemFacts,
+        snapshots: &[SnapshotFacts],
+        server: &ServerFacts,
+        pool: &PoolName,
+    ) -> PoolPair {
         let driver = |server: &ServerFacts, pool: &PoolName| {
             server.pools.get(pool).map_or("", |pool| pool.driver.as_str()).to_owned()
         };
         let from = source_pool(source).map(|pool| driver(self.input.source, &pool));
-        PoolPair::of(&from.unwrap_or_default(), &driver(server, pool), server.can_exclude_older)
+        let can_exclude_older =
+            server.can_exclude_older && is_newer_than_others(self.newest, snapshots);
+        PoolPair::of(&from.unwrap_or_default(), &driver(server, pool), can_exclude_older)
     }
 
     fn replica_config(&self, item: &TargetItem<'_>, pool: &PoolName) -> ReplicaConfig {
@@ -384,16 +399,30 @@ impl<'a> Planner<'a> {
         let own = options.map(|options| options.exclude_devices.as_slice()).unwrap_or_default();
         let exclude: Vec<String> =
             own.iter().chain(&item.target.exclude_devices).cloned().collect();
-        let volume_pool = |from: &PoolName, name: &str| self.volume_on_target(item, from, name);
-        replica_config(&ReplicaConfigInput {
-            source: item.source,
-            source_fingerprint: &self.input.source.fingerprint,
-            existing: item.existing,
-            target: item.server,
-            pool,
-            volume_pool: &volume_pool,
-            exclude: &exclude,
-        })
+        let fingerprint = &self.input.source.fingerprint;
+        match item.source {
+            ItemFacts::Instance(source) => {
+                let existing = match item.existing {
+                    Some(ItemFacts::Instance(existing)) => Some(existing),
+                    _ => None,
+                };
+                let context = DeviceContext {
+                    target: item.server,
+                    project: &source.project,
+                    root_pool: pool,
+                    volume_pool: &|from, name| self.volume_on_target(item, from, name),
+                    exclude: &exclude,
+                };
+                instance_replica(source, fingerprint, existing, &context)
+            }
+            ItemFacts::Volume(source) => {
+                let existing = match item.existing {
+                    Some(ItemFacts::Volume(existing)) => Some(existing),
+                    _ => None,
+                };
+                volume_replica(source, fingerprint, existing)
+            }
+        }
     }
 
     /// The pool on which the target has, or is about to get, a volume of the source.
@@ -417,6 +446,16 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// Whether the snapshot of this run, made at `newest`, is by the second newer than all others: a
+/// refresh that leaves older ones out sends it only then.
+///
+/// A snapshot from a clock that was ahead stays the newest common one until its time has come, and
+/// what is made until then would not arrive.
+fn is_newer_than_others(newest: Timestamp, snapshots: &[SnapshotFacts]) -> bool {
+    let as_new = |s: &&SnapshotFacts| s.created_at.as_second() >= newest.as_second();
+    snapshots.iter().filter(as_new).count() <= 1
+}
+
 /// The pool of an item on its own server.
 fn source_pool(item: &ItemFacts) -> Option<PoolName> {
     match item {
@@ -432,17 +471,9 @@ fn without_pool(server: ServerName, source: &ItemFacts) -> TargetPlan {
         cause: format!("{} has no root disk that names a pool", source.id()),
         help: "set `pool:` in the job".to_owned(),
     };
-    let copy = CopyPlan {
-        replica: source.id(),
-        action: CopyAction::Blocked(blocked),
-        preserve: Vec::new(),
-        let_go: Vec::new(),
-        forced: Vec::new(),
-        remarks: Vec::new(),
-    };
     TargetPlan {
         server,
-        copy,
+        copy: CopyPlan::new(source.id(), CopyAction::Blocked(blocked)),
         config: ReplicaConfig::default(),
         catch_up: false,
         exclude_older: false,
@@ -490,58 +521,13 @@ pub fn history_of(
     clones
 }
 
-/// What [`replica_config`] needs.
-pub struct ReplicaConfigInput<'a> {
-    /// The item on the source.
-    pub source: &'a ItemFacts,
-    /// The source's certificate fingerprint.
-    pub source_fingerprint: &'a str,
-    /// The replica as it is, if there is one.
-    pub existing: Option<&'a ItemFacts>,
-    /// The target server.
-    pub target: &'a ServerFacts,
-    /// The replica's pool.
-    pub pool: &'a PoolName,
-    /// Where the source's volumes are on the target.
-    pub volume_pool: &'a dyn Fn(&PoolName, &str) -> Option<PoolName>,
-    /// Devices that the replica does not get.
-    pub exclude: &'a [String],
-}
-
-/// The configuration of a replica of any kind.
-pub fn replica_config(input: &ReplicaConfigInput<'_>) -> ReplicaConfig {
-    match (input.source, input.existing) {
-        (ItemFacts::Instance(source), existing) => {
-            let existing = match existing {
-                Some(ItemFacts::Instance(existing)) => Some(existing),
-                _ => None,
-            };
-            let context = DeviceContext {
-                target: input.target,
-                project: &source.project,
-                root_pool: input.pool,
-                volume_pool: input.volume_pool,
-                exclude: input.exclude,
-            };
-            instance_replica(source, input.source_fingerprint, existing, &context)
-        }
-        (ItemFacts::Volume(source), existing) => {
-            let existing = match existing {
-                Some(ItemFacts::Volume(existing)) => Some(existing),
-                _ => None,
-            };
-            volume_replica(source, input.source_fingerprint, existing)
-        }
-    }
-}
-
-/// The snapshots of replica and history after a copy, in whole seconds as the target has them; no
-/// replica if the copy is blocked.
-pub fn after_copy(
+/// The snapshots of replica and history after a copy, in whole seconds as the target has them; of a
+/// replica nothing if the copy is blocked.
+fn after_copy(
     facts: &CopyFacts<'_>,
     copy: &CopyPlan,
     exclude_older: bool,
-) -> (Option<Vec<SnapshotFacts>>, Vec<HistoryClone>) {
+) -> (Vec<SnapshotFacts>, Vec<HistoryClone>) {
     let mut history = facts.history.to_vec();
     history.extend(copy.preserve.iter().filter_map(|snapshot| {
         let id = marks::history_id(facts.history_project, &copy.replica, snapshot).ok()?;
@@ -554,9 +540,9 @@ pub fn after_copy(
     let had = facts.target.map(ItemFacts::snapshots).unwrap_or_default();
     let source = facts.source.snapshots();
     let arrives = |snapshot: &&SnapshotFacts| match &copy.action {
+        CopyAction::Blocked(_) => false,
         CopyAction::Refresh { since } if exclude_older => {
-            snapshot.created_at.as_second() > since.created_at.as_second()
-                || had.iter().any(|other| other.same_as(snapshot))
+            snapshot.created_at.as_second() > since.created_at.as_second() || snapshot.is_in(had)
         }
         _ => true,
     };
@@ -564,11 +550,7 @@ pub fn after_copy(
         created_at: marks::to_second(snapshot.created_at),
         ..snapshot.clone()
     };
-    let blocked = matches!(copy.action, CopyAction::Blocked(_));
-    let replica = (!blocked).then(|| {
-        let mut replica: Vec<SnapshotFacts> = source.iter().filter(arrives).map(received).collect();
-        replica.sort_by(marks::by_age);
-        replica
-    });
+    let mut replica: Vec<SnapshotFacts> = source.iter().filter(arrives).map(received).collect();
+    replica.sort_by(marks::by_age);
     (replica, history)
 }

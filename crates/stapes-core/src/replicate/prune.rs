@@ -62,10 +62,10 @@ pub fn prune_source(
     let managed: Vec<&SnapshotFacts> =
         source.iter().filter(|snapshot| is_managed(snapshot, prefix)).collect();
     let points: Vec<Point> =
-        managed.iter().map(|snapshot| point(snapshot, snapshot.created_at)).collect();
+        managed.iter().map(|snapshot| point(snapshot, made_at(snapshot, prefix))).collect();
     let verdicts = evaluate(policy, &points, now, zone);
     let decided = managed.into_iter().zip(verdicts).map(|(snapshot, verdict)| {
-        let anchor = anchors.iter().any(|anchor| anchor.same_as(snapshot));
+        let anchor = snapshot.is_in(anchors);
         PointVerdict {
             snapshot: snapshot.clone(),
             place: Place::Source,
@@ -95,7 +95,7 @@ pub fn prune_target(points: &PointsOf<'_>, rules: &CopyRules<'_>) -> Vec<PointVe
         verdict.place != Place::Replica || is_managed(&verdict.snapshot, rules.prefix)
     });
     for verdict in &mut verdicts {
-        let on_source = points.source.iter().any(|s| s.same_as(&verdict.snapshot));
+        let on_source = verdict.snapshot.is_in(points.source);
         let is_anchor = verdict.place == Place::Replica
             && anchor.is_some_and(|anchor| anchor.same_as(&verdict.snapshot));
         if is_anchor {
@@ -120,11 +120,9 @@ pub fn anchor<'a>(
     replica: &[SnapshotFacts],
     prefix: &SnapshotPrefix,
 ) -> Option<&'a SnapshotFacts> {
-    let shared = |s: &&SnapshotFacts| replica.iter().any(|other| other.same_as(s));
     source
         .iter()
-        .filter(|snapshot| is_managed(snapshot, prefix))
-        .filter(shared)
+        .filter(|snapshot| is_managed(snapshot, prefix) && snapshot.is_in(replica))
         .max_by_key(|snapshot| snapshot.created_at)
 }
 
@@ -140,7 +138,7 @@ pub(super) fn target_verdicts(points: &PointsOf<'_>, rules: &CopyRules<'_>) -> V
         entries.push((clone.snapshot.clone(), Place::History(clone.id.clone())));
     }
     for snapshot in points.replica {
-        let on_source = points.source.iter().any(|s| s.same_as(snapshot));
+        let on_source = snapshot.is_in(points.source);
         if is_managed(snapshot, rules.prefix) || (!on_source && snapshot.expires_at.is_none()) {
             entries.push((snapshot.clone(), Place::Replica));
         }
@@ -156,8 +154,10 @@ pub(super) fn target_verdicts(points: &PointsOf<'_>, rules: &CopyRules<'_>) -> V
         let seconds = to_second(a.created_at).cmp(&to_second(b.created_at));
         seconds.then_with(|| a.name.cmp(&b.name))
     });
-    let evaluated: Vec<Point> =
-        distinct.iter().map(|snapshot| point(snapshot, to_second(snapshot.created_at))).collect();
+    let evaluated: Vec<Point> = distinct
+        .iter()
+        .map(|snapshot| point(snapshot, to_second(made_at(snapshot, rules.prefix))))
+        .collect();
     let verdicts = evaluate(rules.policy, &evaluated, rules.now, rules.zone);
     let decided: Vec<(SnapshotFacts, bool, String)> = distinct
         .into_iter()
@@ -175,6 +175,15 @@ pub(super) fn target_verdicts(points: &PointsOf<'_>, rules: &CopyRules<'_>) -> V
 /// to remove one that would have stayed, so it takes no place from that.
 fn point(snapshot: &SnapshotFacts, at: Timestamp) -> Point {
     Point { at, complete: snapshot.expires_at.is_none() }
+}
+
+/// When a snapshot was made. Its name says so where its server has no record: a snapshot without a
+/// date must not count as the oldest of all.
+fn made_at(snapshot: &SnapshotFacts, prefix: &SnapshotPrefix) -> Timestamp {
+    if snapshot.created_at > Timestamp::UNIX_EPOCH {
+        return snapshot.created_at;
+    }
+    prefix.parse(&snapshot.name).unwrap_or(snapshot.created_at)
 }
 
 /// Whether a snapshot is ours to thin: its name says so.

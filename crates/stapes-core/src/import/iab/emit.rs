@@ -8,6 +8,7 @@ use super::super::yaml::{comment, scalar};
 use super::rules::{KEEP_ALL, KindRules, ProjectRules, SideRules};
 use super::{Host, Iab, Instance, Project};
 use crate::config::TransferMode;
+use crate::select::NamePattern;
 
 /// The whole file.
 pub(super) fn yaml(iab: &Iab, findings: &mut Findings) -> String {
@@ -154,7 +155,7 @@ fn job(text: &mut Text, name: &str, project: &Project, iab: &Iab) {
     text.block(1, name);
     text.block(2, "from");
     text.setting(3, "incus", &iab.source.name);
-    text.setting(3, "projects", &exactly(&project.name));
+    text.setting(3, "projects", &NamePattern::text_for(&project.name));
     items(text, project);
     text.block(2, "to");
     text.line(3, format_args!("- replica: {}", scalar(&iab.target.name)));
@@ -184,13 +185,17 @@ fn items(text: &mut Text, project: &Project) {
     }
     for volume in &project.volumes {
         // The pool is the same on both sides there, which is also what stapes does by itself.
-        let name = format!("{}/{}", exactly(&volume.pool), exactly(&volume.name));
+        let name = format!(
+            "{}/{}",
+            NamePattern::text_for(&volume.pool),
+            NamePattern::text_for(&volume.name)
+        );
         text.line(4, format_args!("- {}", scalar(&name)));
     }
 }
 
 fn instance_rule(text: &mut Text, instance: &Instance) {
-    text.line(4, format_args!("- name: {}", scalar(&exactly(&instance.name))));
+    text.line(4, format_args!("- name: {}", scalar(&NamePattern::text_for(&instance.name))));
     if let Some(pool) = &instance.pool {
         text.setting(5, "pool", pool);
     }
@@ -208,19 +213,6 @@ fn mode(mode: TransferMode) -> &'static str {
         TransferMode::Pull => "pull",
         TransferMode::Relay => "relay",
     }
-}
-
-/// A pattern that fits this name only.
-fn exactly(name: &str) -> String {
-    let mut pattern = String::new();
-    for c in name.chars() {
-        match c {
-            '*' | '?' | '[' | ']' | '{' | '}' => pattern.extend(['[', c, ']']),
-            '\\' => pattern.push_str("\\\\"),
-            c => pattern.push(c),
-        }
-    }
-    pattern
 }
 
 fn keep(text: &mut Text, level: usize, side: &SideRules, project: &str) {

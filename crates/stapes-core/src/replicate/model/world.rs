@@ -93,6 +93,10 @@ pub(super) struct World {
     /// How many snapshots people have made, for their names.
     pub(super) made: usize,
     steps_left: Option<u8>,
+    /// The date of the snapshot of this run, once it is made.
+    newest: Option<Timestamp>,
+    /// The latest moment from which a run counted ages.
+    latest: Timestamp,
     /// Whether the run goes as the dry run could foresee.
     as_foreseen: bool,
 }
@@ -126,6 +130,8 @@ impl World {
             tainted: false,
             made: 0,
             steps_left: None,
+            newest: None,
+            latest: Timestamp::MIN,
             as_foreseen: true,
         }
     }
@@ -133,7 +139,9 @@ impl World {
     /// One run of the job; says whether it was complete.
     pub(super) fn run(&mut self, script: &Script) -> Result<(), Cut> {
         self.steps_left = script.killed_after;
+        self.newest = None;
         let ended = self.phases(script);
+        self.latest = self.latest.max(self.retention_now());
         for index in 0..self.targets.len() {
             self.strict_retention(index);
         }
@@ -158,6 +166,7 @@ impl World {
             expires_at: None,
         });
         self.source.sort_by(marks::by_age);
+        self.newest = Some(self.source_clock());
         let mut copied = Vec::new();
         for (index, ahead) in ahead.iter().enumerate() {
             if !self.targets[index].online {
@@ -166,7 +175,12 @@ impl World {
             let name = self.targets[index].name.clone();
             let plan = dry.targets.iter().find(|plan| plan.server.as_str() == name).unwrap();
             match self.copy(index, plan, ahead.as_ref(), script, options) {
-                Ok(()) => copied.push((index, plan)),
+                Ok(()) => {
+                    let mut there = self.targets[index].replica.iter().flatten();
+                    let arrived = there.any(|snapshot| snapshot.name == dry.snapshot);
+                    assert!(arrived, "law h: a copy brings the new snapshot to {name}");
+                    copied.push((index, plan));
+                }
                 Err(Cut::Failed) => {}
                 Err(Cut::Killed) => return Err(Cut::Killed),
             }
@@ -374,7 +388,9 @@ impl World {
         for verdict in verdicts.iter().filter(|verdict| !verdict.keep) {
             self.step()?;
             assert!(is_ours(&verdict.snapshot), "law c: only our snapshots go on the source");
+            let anchors = self.anchors();
             self.source.retain(|snapshot| *snapshot != verdict.snapshot);
+            assert_eq!(self.anchors(), anchors, "law a: the newest common one stays on the source");
             self.laws();
         }
         Ok(())
@@ -388,6 +404,7 @@ impl World {
     ) -> Result<(), Cut> {
         for verdict in verdicts.iter().filter(|verdict| !verdict.keep) {
             self.step()?;
+            let anchors = self.anchors();
             let before = self.targets[index].clone();
             let target = &mut self.targets[index];
             match &verdict.place {
@@ -400,6 +417,7 @@ impl World {
                 }
                 Place::Source => panic!("a target's prune does not touch the source"),
             }
+            assert_eq!(self.anchors(), anchors, "law a: the newest common one stays on a target");
             if !options.ios_fix {
                 self.nothing_wanted_is_lost(&before, index);
             }
@@ -421,7 +439,7 @@ impl World {
     fn nothing_wanted_is_lost(&self, before: &Target, index: usize) {
         let points = self.considered(before);
         let held = self.considered(&self.targets[index]);
-        for (snapshot, keep) in self.judged(&points, index) {
+        for (snapshot, keep) in self.judged(&points, index, self.retention_now()) {
             let lost = !held.iter().any(|other| other.same_as(&snapshot));
             // A manual snapshot that is on both sides is no point of the policy; it is still held.
             let on_replica = self.targets[index].replica.iter().flatten();
@@ -438,7 +456,7 @@ impl World {
         }
         let target = &self.targets[index];
         let held = self.considered(target);
-        for (snapshot, keep) in self.judged(&target.ever, index) {
+        for (snapshot, keep) in self.judged(&target.ever, index, self.latest) {
             let there = held.iter().any(|other| other.same_as(&snapshot));
             let excused = snapshot.expires_at.is_some();
             assert!(there || !keep || excused, "law b: {snapshot:?} was lost on {}", target.name);
@@ -462,7 +480,12 @@ impl World {
         points.chain(target.history.iter().map(|clone| clone.snapshot.clone())).collect()
     }
 
-    fn judged(&self, points: &[SnapshotFacts], index: usize) -> Vec<(SnapshotFacts, bool)> {
+    fn judged(
+        &self,
+        points: &[SnapshotFacts],
+        index: usize,
+        now: Timestamp,
+    ) -> Vec<(SnapshotFacts, bool)> {
         let mut distinct: Vec<SnapshotFacts> = Vec::new();
         for point in points {
             if !distinct.iter().any(|other| other.same_as(point)) {
@@ -477,7 +500,7 @@ impl World {
             .iter()
             .map(|s| Point { at: marks::to_second(s.created_at), complete: s.expires_at.is_none() })
             .collect();
-        let verdicts = evaluate(&self.policy(index), &points, self.now, &TimeZone::UTC);
+        let verdicts = evaluate(&self.policy(index), &points, now, &TimeZone::UTC);
         distinct.into_iter().zip(verdicts).map(|(s, verdict)| (s, verdict.keep())).collect()
     }
 
@@ -491,6 +514,11 @@ impl World {
     /// The time that a snapshot of this moment gets.
     pub(super) fn source_clock(&self) -> Timestamp {
         self.now + self.skew
+    }
+
+    /// The present as retention sees it: a snapshot of this run is not from the future.
+    fn retention_now(&self) -> Timestamp {
+        self.newest.map_or(self.now, |newest| self.now.max(newest))
     }
 
     fn step(&mut self) -> Result<(), Cut> {
@@ -507,6 +535,16 @@ impl World {
     fn has_common(&self, index: usize) -> bool {
         let mut replica = self.targets[index].replica.iter().flatten();
         replica.any(|snapshot| self.source.iter().any(|other| other.same_as(snapshot)))
+    }
+
+    /// The newest of our snapshots that the source and each target hold.
+    fn anchors(&self) -> Vec<Option<String>> {
+        let newest = |target: &Target| {
+            let held = target.replica.iter().flatten().filter(|s| is_ours(s));
+            let common = held.filter(|s| self.source.iter().any(|other| other.same_as(s)));
+            common.max_by_key(|s| s.created_at).map(|s| s.name.clone())
+        };
+        self.targets.iter().map(newest).collect()
     }
 
     /// After people or servers deleted something: what holds from here on.
@@ -563,7 +601,7 @@ impl World {
         let source = self.source_server();
         let server = self.target_server(&self.targets[index]);
         let target = &self.job.to[index];
-        let planner = Planner::new(self.input(&source, &[], options));
+        let planner = Planner::new(self.input(&source, &[], options)).at(self.now, self.newest);
         planner.target_plan(&TargetItem {
             target,
             server: &server,
@@ -578,7 +616,7 @@ impl World {
         let source = self.source_server();
         let server = self.target_server(&self.targets[index]);
         let target = &self.job.to[index];
-        Planner::new(self.input(&source, &[], options)).prune_target(
+        Planner::new(self.input(&source, &[], options)).at(self.now, self.newest).prune_target(
             target,
             &source.items[&item_id()],
             &server.items[&item_id()],
@@ -593,7 +631,7 @@ impl World {
         let replicas = self.targets.iter().filter_map(|target| target.replica.as_deref());
         let anchors: Vec<SnapshotFacts> =
             replicas.filter_map(|r| prune::anchor(&self.source, r, prefix).cloned()).collect();
-        let planner = Planner::new(self.input(&source, &[], options));
+        let planner = Planner::new(self.input(&source, &[], options)).at(self.now, self.newest);
         planner.prune_source(&source.items[&item_id()], &anchors)
     }
 }

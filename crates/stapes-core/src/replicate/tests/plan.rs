@@ -57,6 +57,24 @@ fn a_taken_name_moves_to_the_next_second() {
 }
 
 #[test]
+fn a_snapshot_from_a_clock_that_was_ahead_does_not_keep_the_new_one_from_arriving() {
+    let ahead = ours("2026-11-25T02:00:00Z");
+    for last in [day(19), ahead] {
+        let both = [day(18), last.clone()];
+        let mut source = server_with("local", [instance("web").with(&both)]);
+        let replica = instance("web").with(&both).replica_of(&instance("web").id());
+        let mut target = server_with("spare", [replica]);
+        for server in [&mut source, &mut target] {
+            server.pools.extend([pool("tank", "dir")]);
+        }
+        let plan = plan(&job(""), &source, &[target]);
+        let there = &plan.items[0].targets[0];
+        assert_eq!(there.exclude_older, last == day(19));
+        assert!(there.replica_after.iter().any(|s| s.name == plan.items[0].snapshot), "{there:?}");
+    }
+}
+
+#[test]
 fn nothing_goes_on_the_source_while_a_target_is_away_or_blocked() {
     let job = job_with("", "to: [{ replica: spare }, { replica: third, pool: big }]\nkeep: '1'");
     let source = server_with("local", [instance("web").with(&[day(18), day(19)])]);

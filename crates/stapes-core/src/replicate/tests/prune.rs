@@ -100,6 +100,17 @@ fn what_its_server_removes_by_itself_takes_no_place() {
 }
 
 #[test]
+fn a_snapshot_whose_server_knows_no_date_is_as_old_as_its_name_says() {
+    let undated =
+        |day: SnapshotFacts| SnapshotFacts { created_at: at("1970-01-01T00:00:00Z"), ..day };
+    let list = [undated(day(18)), undated(day(19))];
+    let kept: Vec<bool> = source(&list, &[], "1d1w").iter().map(|verdict| verdict.keep).collect();
+    assert_eq!(kept, [true, true]);
+    let on_target = target(&[], &list, &[], "1d1w", true);
+    assert!(on_target.iter().all(|line| line.contains("keep")), "{on_target:#?}");
+}
+
+#[test]
 fn the_anchor_is_the_newest_of_ours_on_both_sides() {
     let prefix = SnapshotPrefix::default();
     let foreign = manual("m", "2026-11-19T09:00:00Z");
