@@ -75,9 +75,7 @@ pub fn advice(error: &incus_client::Error) -> Option<String> {
             short(&got)
         )),
         ErrorKind::Denied => Some(denied(error)),
-        // The client has no kind of its own for a missing extension; it is the one error of
-        // this kind that does not carry the server's words.
-        ErrorKind::Other if error.message().is_none() => {
+        _ if error.missing_extension().is_some() => {
             Some(format!("{server} is too old for this; update Incus there to 6.0.4 or newer"))
         }
         _ => None,

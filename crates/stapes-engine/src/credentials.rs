@@ -332,19 +332,9 @@ fn date(now: Timestamp, span: Span) -> (i32, u8, u8) {
     (i32::from(moved.year()), part(moved.month()), part(moved.day()))
 }
 
-/// A file name for `HOST:PORT`, from which it can be read again: what does not occur in addresses
-/// is written as `%XX`.
+/// A file name for `HOST:PORT`, readable for people.
 fn escaped(host_port: &str) -> String {
-    let mut name = String::new();
-    for byte in host_port.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' | b'[' | b']' => {
-                name.push(char::from(byte));
-            }
-            _ => name.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    name
+    files::escaped(host_port, b":[]")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Turns what the API says into the facts that planners read, and nothing more.
+//! Turns what the API says into the facts that planners read, and a few words back.
 //!
 //! An object whose name our types refuse cannot exist on a server that keeps its own rules; it is
 //! left out.
@@ -7,9 +7,11 @@ use incus_client::instances::{Instance, InstanceStatus as WireStatus, InstanceTy
 use incus_client::snapshots::{InstanceSnapshot, VolumeSnapshot};
 use incus_client::volumes::Volume;
 use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 use stapes_core::inventory::{
     InstanceFacts, InstanceKind, InstanceStatus, ItemFacts, SnapshotFacts, VolumeFacts,
 };
+use stapes_core::item::ItemId;
 
 /// An instance as facts; `project` where the server leaves it out.
 pub(crate) fn instance(wire: Instance, project: &str) -> Option<ItemFacts> {
@@ -55,6 +57,26 @@ pub(crate) fn volume(wire: Volume, project: &str, pool: &str) -> Option<ItemFact
         used_by: wire.used_by,
         snapshots: sorted(wire.snapshots.into_iter().map(volume_snapshot).collect()),
     }))
+}
+
+/// The kind of an instance as the API writes it.
+pub(crate) fn wire_kind(kind: InstanceKind) -> InstanceType {
+    match kind {
+        InstanceKind::Container => InstanceType::Container,
+        InstanceKind::VirtualMachine => InstanceType::VirtualMachine,
+    }
+}
+
+/// The instance that an address of the API is about, if it is about one.
+pub(crate) fn instance_of(url: &str) -> Option<ItemId> {
+    let (path, query) = url.split_once('?').unwrap_or((url, ""));
+    let name = path.strip_prefix("/1.0/instances/")?.split('/').next()?;
+    let project = query.split('&').find_map(|part| part.strip_prefix("project="));
+    let decoded = |text| percent_decode_str(text).decode_utf8().ok();
+    Some(ItemId::Instance {
+        project: decoded(project.unwrap_or("default"))?.parse().ok()?,
+        name: decoded(name)?.parse().ok()?,
+    })
 }
 
 fn instance_snapshot(wire: InstanceSnapshot) -> SnapshotFacts {

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Error, Result};
 
@@ -30,7 +31,7 @@ pub fn readable_by_others(path: &Path) -> Result<bool> {
 ///
 /// A crash leaves either no change or the whole file, and at worst a `.partial` beside it.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
-    let partial = partial_name(path);
+    let partial = beside(path, ".partial");
     let written = write_synced(&partial, content).and_then(|()| {
         fs::rename(&partial, path).map_err(Error::file("put in place", path))?;
         sync_parent(path)
@@ -40,6 +41,22 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
         drop(fs::remove_file(&partial));
     }
     written
+}
+
+/// Writes a new file of mode 0600, whole; one that is there already is an error of the kind
+/// `AlreadyExists` and stays as it is, also if it appears while this one is being written.
+///
+/// A crash leaves either nothing or the whole file, and at worst a `.partial` beside it.
+pub fn create_private(path: &Path, content: &[u8]) -> Result<()> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Two that write at once must not share it.
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let partial = beside(path, &format!(".{}-{number}.partial", std::process::id()));
+    // Unlike a renaming, a link does not replace what is there.
+    let written = write_synced(&partial, content)
+        .and_then(|()| fs::hard_link(&partial, path).map_err(Error::file("put in place", path)));
+    drop(fs::remove_file(&partial));
+    written.and_then(|()| sync_parent(path))
 }
 
 /// Makes the directory entry of `path` durable.
@@ -61,9 +78,23 @@ fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
     write().map_err(Error::file("write", path))
 }
 
-fn partial_name(path: &Path) -> PathBuf {
+/// Text as a part of a file name, from which it can be read again: everything but letters, digits,
+/// `-`, `_`, `.` and what is in `plain` is written as `%XX`.
+pub(crate) fn escaped(text: &str, plain: &[u8]) -> String {
+    let mut name = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) || plain.contains(&byte) {
+            name.push(char::from(byte));
+        } else {
+            name.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    name
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
+    name.push(suffix);
     path.with_file_name(name)
 }
 
@@ -84,6 +115,27 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert!(!readable_by_others(&path).unwrap());
         assert_eq!(fs::read_dir(&inner).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn of_many_that_create_a_file_at_once_one_wins_and_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stapes.yaml");
+        let create = |text: String| (create_private(&path, text.as_bytes()), text);
+        let made: Vec<(Result<()>, String)> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|number| scope.spawn(move || create(format!("{number}")))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = made.into_iter().partition(|(made, _)| made.is_ok());
+        assert_eq!((won.len(), lost.len()), (1, 7));
+        assert_eq!(fs::read_to_string(&path).unwrap(), won[0].1);
+        assert!(!readable_by_others(&path).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        for (error, _) in lost {
+            let Err(Error::File { source, .. }) = error else { panic!("another error") };
+            assert_eq!(source.kind(), std::io::ErrorKind::AlreadyExists);
+        }
     }
 
     #[test]

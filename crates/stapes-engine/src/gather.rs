@@ -106,11 +106,13 @@ async fn pools(
 ) -> Result<BTreeMap<PoolName, PoolFacts>, Error> {
     let listed = match client.storage_pools().await {
         Ok(pools) => pools,
-        Err(error) if is_restricted(&error) => {
+        Err(error) if error.kind() == ErrorKind::Denied => {
             let asked = names.iter().map(|name| async {
                 match client.storage_pool(name.as_str()).await {
                     Ok(pool) => Ok(Some(pool.value)),
-                    Err(error) if error.is_not_found() || is_restricted(&error) => Ok(None),
+                    Err(error) if error.is_not_found() || error.kind() == ErrorKind::Denied => {
+                        Ok(None)
+                    }
                     Err(error) => Err(error),
                 }
             });
@@ -122,12 +124,6 @@ async fn pools(
         .into_iter()
         .filter_map(|pool| Some((pool.name.parse().ok()?, PoolFacts { driver: pool.driver })));
     Ok(known.collect())
-}
-
-/// Incus 6.0 refuses a restricted certificate with 500 where 7.0 says 403.
-fn is_restricted(error: &Error) -> bool {
-    error.kind() == ErrorKind::Denied
-        || error.message().is_some_and(|message| message.contains("Certificate is restricted"))
 }
 
 /// Servers older than the `all-projects` listing leave the project of an object out.

@@ -6,15 +6,15 @@
 
 use std::time::Duration;
 
+use incus_client::Client;
 use incus_client::instances::{InstanceStatus, StateChange};
-use incus_client::{Client, WaitOptions};
 use stapes_core::id::{InstanceName, ProjectName, ServerName};
 use stapes_core::item::ItemId;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
+use crate::item_api;
 use crate::journal::{Entry, Intent, Journal, Restore};
-use crate::limits;
 use crate::run::RunContext;
 
 /// How an instance is held.
@@ -76,19 +76,17 @@ pub(crate) async fn hold(
         },
     };
     let entry = journal.record(&context.run, &intent).map_err(|error| chain(&error))?;
-    let client = target.client.with_project(target.project.as_str());
     let id = ItemId::Instance { project: target.project.clone(), name: target.instance.clone() };
     let changed = match how {
-        How::Stop => stop(&client, target, &context.cancel).await,
-        How::Freeze => freeze(&client, target, &context.cancel).await,
+        How::Stop => stop(target, &id, &context.cancel).await,
+        How::Freeze => freeze(target.client, &id, &context.cancel).await,
     };
     let held = |doubt, entry| Held { id: id.clone(), how, doubt, entry };
     match changed {
         Ok(doubt) => Ok(held(doubt, entry)),
         Err(cause) => {
             // The server may have got further than its answer says.
-            let never = CancellationToken::new();
-            match release(target.client, held(None, entry), &never).await {
+            match release(target.client, held(None, entry)).await {
                 Ok(()) => Err(cause),
                 Err(again) => Err(format!("{cause}; and bringing it back failed: {again}")),
             }
@@ -97,23 +95,16 @@ pub(crate) async fn hold(
 }
 
 async fn stop(
-    client: &Client,
     target: &Target<'_>,
+    id: &ItemId,
     cancel: &CancellationToken,
 ) -> Result<Option<String>, String> {
-    let seconds = u32::try_from(target.stop_timeout.as_secs()).unwrap_or(u32::MAX);
-    let change = StateChange::Stop { timeout_seconds: Some(seconds) };
-    let name = target.instance.as_str();
-    let mut operation =
-        client.set_instance_state(name, change).await.map_err(|error| chain(&error))?;
-    let deadline = target.stop_timeout.saturating_add(limits::QUICK);
-    let waited =
-        operation.wait(&WaitOptions::cancelled_by(cancel.clone()).deadline(deadline)).await;
-    match waited {
-        Ok(_) => Ok(None),
+    match item_api::stop(target.client, id, target.stop_timeout, cancel).await {
+        Ok(()) => Ok(None),
         Err(error) if cancel.is_cancelled() => Err(format!("interrupted: {}", chain(&error))),
         Err(error) => Err(format!(
-            "it did not stop within {seconds} s ({}); it was left running. Give it longer with `stop-timeout`, or use another `consistency`",
+            "it did not stop within {} s ({}); it was left running. Give it longer with `stop-timeout`, or use another `consistency`",
+            target.stop_timeout.as_secs(),
             chain(&error)
         )),
     }
@@ -122,45 +113,29 @@ async fn stop(
 /// Freezes, and looks whether it is true: some kernels report success without freezing.
 async fn freeze(
     client: &Client,
-    target: &Target<'_>,
+    id: &ItemId,
     cancel: &CancellationToken,
 ) -> Result<Option<String>, String> {
-    let name = target.instance.as_str();
-    set_state(client, name, StateChange::Freeze, cancel).await?;
-    let state = client.instance_state(name).await.map_err(|error| chain(&error))?;
-    if state.status == InstanceStatus::Frozen {
+    let told = |error: incus_client::Error| chain(&error);
+    item_api::set_state(client, id, StateChange::Freeze, cancel).await.map_err(told)?;
+    let status = state(client, id).await.map_err(told)?;
+    if status == InstanceStatus::Frozen {
         return Ok(None);
     }
     Ok(Some(format!(
         "the server said that it froze, but it is {}; its snapshot is only crash-consistent. Use `consistency: stop` there",
-        state.status.as_str()
+        status.as_str()
     )))
 }
 
-async fn set_state(
-    client: &Client,
-    name: &str,
-    change: StateChange,
-    cancel: &CancellationToken,
-) -> Result<(), String> {
-    let mut operation =
-        client.set_instance_state(name, change).await.map_err(|error| chain(&error))?;
-    let options = WaitOptions::cancelled_by(cancel.clone()).deadline(limits::QUICK);
-    operation.wait(&options).await.map(drop).map_err(|error| chain(&error))
-}
-
-/// Brings a held instance back, and forgets the intent when it is so.
-pub(crate) async fn release(
-    client: &Client,
-    held: Held,
-    cancel: &CancellationToken,
-) -> Result<(), String> {
-    let ItemId::Instance { project, name } = &held.id else { return Ok(()) };
+/// Brings a held instance back, and forgets the intent when it is so. An interrupt does not stop
+/// this: the instance must run again.
+pub(crate) async fn release(client: &Client, held: Held) -> Result<(), String> {
     let restore = match held.how {
         How::Stop => Restore::Running,
         How::Freeze => Restore::Thawed,
     };
-    bring_back(&client.with_project(project.as_str()), name.as_str(), restore, cancel).await?;
+    bring_back(client, &held.id, restore).await?;
     held.entry.done().map_err(|error| chain(&error))
 }
 
@@ -175,27 +150,27 @@ const STOPPING_LOOKS: u32 = 3600;
 /// the dead run got; a stop that is still under way is waited for.
 pub(crate) async fn bring_back(
     client: &Client,
-    name: &str,
+    id: &ItemId,
     restore: Restore,
-    cancel: &CancellationToken,
 ) -> Result<(), String> {
+    let never = CancellationToken::new();
     let mut last = String::new();
     let mut attempt = 0;
     let mut patience = STOPPING_LOOKS;
     while attempt < TRIES {
         tokio::time::sleep(Duration::from_secs(u64::from(attempt))).await;
         attempt += 1;
-        let state = match client.instance_state(name).await {
-            Ok(state) => state,
+        let (stopping, status) = match look(client, id, restore).await {
+            Ok(found) => found,
             Err(error) => {
                 last = chain(&error);
                 continue;
             }
         };
-        let change = match (&state.status, restore) {
+        let change = match (&status, restore) {
             (InstanceStatus::Frozen, _) => StateChange::Unfreeze,
             (InstanceStatus::Stopped, Restore::Running) => StateChange::Start,
-            (InstanceStatus::Running, Restore::Running) if stopping(client, name).await => {
+            (InstanceStatus::Running, Restore::Running) if stopping => {
                 "it is still being stopped".clone_into(&mut last);
                 // Its server gives up or succeeds in its own time, and only then it can be known.
                 if patience > 0 {
@@ -206,7 +181,7 @@ pub(crate) async fn bring_back(
             }
             // A freeze that the server only claims is undone on the server's side too.
             (InstanceStatus::Running, Restore::Thawed) => {
-                drop(set_state(client, name, StateChange::Unfreeze, cancel).await);
+                drop(item_api::set_state(client, id, StateChange::Unfreeze, &never).await);
                 return Ok(());
             }
             (InstanceStatus::Running, _) | (InstanceStatus::Stopped, Restore::Thawed) => {
@@ -217,25 +192,57 @@ pub(crate) async fn bring_back(
                 continue;
             }
         };
-        match set_state(client, name, change, cancel).await {
+        match item_api::set_state(client, id, change, &never).await {
             Ok(()) => return Ok(()),
-            Err(cause) => last = cause,
+            Err(error) => last = chain(&error),
         }
     }
     Err(last)
 }
 
-/// Whether a stop of this instance is under way, so that «running» is about to become untrue.
-async fn stopping(client: &Client, name: &str) -> bool {
-    let Ok(operations) = client.operations().await else { return false };
-    operations.iter().any(|operation| {
-        !operation.is_final()
-            && operation.description.to_lowercase().contains("stopping instance")
-            && operation.resources.get("instances").is_some_and(|urls| {
-                urls.iter().any(|url| {
-                    let path = url.split('?').next().unwrap_or(url);
-                    path.rsplit('/').next() == Some(name)
-                })
-            })
-    })
+/// Whether a stop of ours is under way, so that «running» is about to become untrue, and the state.
+/// In this order: a stop that ends in between is seen in the state.
+async fn look(
+    client: &Client,
+    id: &ItemId,
+    restore: Restore,
+) -> Result<(bool, InstanceStatus), incus_client::Error> {
+    let works = match restore {
+        Restore::Running => item_api::works_on(client, id).await?,
+        Restore::Thawed => Vec::new(),
+    };
+    let stopping = works.iter().any(|work| work.to_lowercase().contains("stopping instance"));
+    Ok((stopping, state(client, id).await?))
+}
+
+async fn state(client: &Client, id: &ItemId) -> Result<InstanceStatus, incus_client::Error> {
+    Ok(item_api::scoped(client, id).instance_state(id.name()).await?.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use stapes_testing::fake::{FakeIncus, Operation, Reply, Version};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_instance_is_brought_back_only_when_it_is_known_that_no_stop_is_under_way() {
+        let fake = FakeIncus::start(Version::Lts6, &[]).unwrap();
+        let state = |status: &str| Reply::sync(json!({ "status": status }));
+        let stopping = json!({ "running": [{
+            "id": "1", "class": "task", "description": "Stopping instance",
+            "status": "Running", "status_code": 103,
+            "resources": { "instances": ["/1.0/instances/web?project=p"] },
+        }]});
+        let known = [Reply::error(500, "busy"), Reply::sync(stopping), Reply::sync(json!({}))];
+        fake.on("GET", "/1.0/operations", known);
+        fake.on("GET", "/1.0/instances/web/state", [state("Running"), state("Stopped")]);
+        let started = Reply::operation(Operation::success());
+        fake.on("PUT", "/1.0/instances/web/state", [started]);
+        let client = Client::unix(fake.socket()).unwrap();
+        let id = ItemId::Instance { project: "p".parse().unwrap(), name: "web".parse().unwrap() };
+        bring_back(&client, &id, Restore::Running).await.unwrap();
+        assert_eq!(fake.changes(), ["PUT /1.0/instances/web/state"]);
+    }
 }

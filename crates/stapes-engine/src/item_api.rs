@@ -2,7 +2,9 @@
 //!
 //! Each call waits for its operation. None retries, and none decides.
 
-use incus_client::instances::InstancePut;
+use std::time::Duration;
+
+use incus_client::instances::{InstancePut, StateChange};
 use incus_client::snapshots::NewSnapshot;
 use incus_client::volumes::VolumePut;
 use incus_client::{Client, Error, Operation, WaitOptions};
@@ -19,9 +21,10 @@ pub(crate) fn scoped(client: &Client, id: &ItemId) -> Client {
     client.with_project(id.project().as_str())
 }
 
-async fn done(
+/// Waits for an operation.
+pub(crate) async fn done(
     mut operation: Operation,
-    deadline: std::time::Duration,
+    deadline: Duration,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
     let options = WaitOptions::cancelled_by(cancel.clone()).deadline(deadline);
@@ -52,6 +55,13 @@ pub(crate) async fn read(client: &Client, id: &ItemId) -> Result<Option<ItemFact
 ///
 /// Commands and consoles in an instance do not count, they change nothing about it.
 pub(crate) async fn busy_with(client: &Client, id: &ItemId) -> Result<Option<String>, Error> {
+    let harmless = ["Executing command", "Showing console"];
+    let works = works_on(client, id).await?;
+    Ok(works.into_iter().find(|work| !harmless.contains(&work.as_str())))
+}
+
+/// Everything that a server is doing to an item at this moment, in its own words.
+pub(crate) async fn works_on(client: &Client, id: &ItemId) -> Result<Vec<String>, Error> {
     let path = match id {
         ItemId::Instance { name, .. } => format!("/1.0/instances/{name}"),
         ItemId::Volume { pool, name, .. } => {
@@ -62,14 +72,36 @@ pub(crate) async fn busy_with(client: &Client, id: &ItemId) -> Result<Option<Str
         let bare = url.split('?').next().unwrap_or(url);
         percent_encoding::percent_decode_str(bare).decode_utf8_lossy() == path
     };
-    let harmless = ["Executing command", "Showing console"];
     let operations = scoped(client, id).operations().await?;
-    let busy = operations.into_iter().find(|operation| {
-        !operation.is_final()
-            && !harmless.contains(&operation.description.as_str())
-            && operation.resources.values().flatten().any(is_meant)
+    let open = operations.into_iter().filter(|operation| {
+        !operation.is_final() && operation.resources.values().flatten().any(is_meant)
     });
-    Ok(busy.map(|operation| operation.description))
+    Ok(open.map(|operation| operation.description).collect())
+}
+
+/// Shuts an instance down; an error if it takes longer than `patience`.
+pub(crate) async fn stop(
+    client: &Client,
+    id: &ItemId,
+    patience: Duration,
+    cancel: &CancellationToken,
+) -> Result<(), Error> {
+    let seconds = u32::try_from(patience.as_secs()).unwrap_or(u32::MAX);
+    let change = StateChange::Stop { timeout_seconds: Some(seconds) };
+    let deadline = patience.saturating_add(limits::QUICK);
+    let operation = scoped(client, id).set_instance_state(id.name(), change).await?;
+    done(operation, deadline, cancel).await
+}
+
+/// Starts, freezes or thaws an instance.
+pub(crate) async fn set_state(
+    client: &Client,
+    id: &ItemId,
+    change: StateChange,
+    cancel: &CancellationToken,
+) -> Result<(), Error> {
+    let operation = scoped(client, id).set_instance_state(id.name(), change).await?;
+    done(operation, limits::QUICK, cancel).await
 }
 
 /// Makes a snapshot that the server does not expire by itself: thinning is ours.

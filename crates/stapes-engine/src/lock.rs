@@ -2,10 +2,12 @@
 //!
 //! A lock is an `flock` on a file in the state directory; the kernel releases it when its owner
 //! dies, so there are no stale locks. The file says who holds it, for the message to the second one.
+//! Files of jobs and items stay, because they are used again; that of a run goes with it, or with the
+//! next run if it died.
 //! Two machines that replicate the same item are not kept apart; give them different jobs.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -61,45 +63,76 @@ impl Locks {
     /// # Errors
     /// [`Error::Locked`] when another process (or another run of this one) holds it.
     pub fn take(&self, what: &str, owner: &Holder) -> Result<Lock> {
+        take_file(&self.dir.join(file_name(what)), what, owner)
+    }
+
+    /// Takes a lock whose name nobody has used before or will use again, such as that of a run.
+    ///
+    /// Its file gets its name when it is locked, so that nobody takes it for one of the dead.
+    pub(crate) fn take_new(&self, what: &str, owner: &Holder) -> Result<Lock> {
         let path = self.dir.join(file_name(what));
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Error::file("open lock", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::Locked {
-                    what: what.to_owned(),
-                    holder: read_holder(&mut file),
-                });
-            }
-            Err(TryLockError::Error(source)) => return Err(Error::file("lock", &path)(source)),
-        }
-        let text = serde_json::to_vec(owner).unwrap_or_default();
-        let write = |file: &mut File| {
-            file.set_len(0)?;
-            file.seek(SeekFrom::Start(0))?;
-            file.write_all(&text)
-        };
-        write(&mut file).map_err(Error::file("write lock", &path))?;
-        Ok(Lock { _file: file })
+        let partial = path.with_extension("partial");
+        let lock = take_file(&partial, what, owner)?;
+        fs::rename(&partial, &path).map_err(Error::file("put in place", &path))?;
+        Ok(lock)
     }
 
     /// Whether somebody holds this lock now.
     pub fn is_held(&self, what: &str) -> bool {
-        let path = self.dir.join(file_name(what));
-        File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+        is_held(&self.dir.join(file_name(what)))
     }
 
-    /// Removes the file of a lock that will never be taken again, such as that of an ended run.
+    /// Removes the file of a lock from [`Locks::take_new`].
     pub(crate) fn forget(&self, what: &str) {
-        drop(std::fs::remove_file(self.dir.join(file_name(what))));
+        drop(fs::remove_file(self.dir.join(file_name(what))));
     }
+
+    /// Removes the files of locks from [`Locks::take_new`] whose owners died before they could;
+    /// `prefix` is what the names of their kind begin with.
+    pub(crate) fn forget_dead(&self, prefix: &str) {
+        let prefix = escaped(prefix);
+        // They are only clutter: what cannot be removed now is left to the next run.
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let is_meant = |name: &str| name.starts_with(&prefix) && name.ends_with(SUFFIX);
+            if name.to_str().is_some_and(is_meant) && !is_held(&entry.path()) {
+                drop(fs::remove_file(entry.path()));
+            }
+        }
+    }
+}
+
+fn take_file(path: &Path, what: &str, owner: &Holder) -> Result<Lock> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::file("open lock", path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::Locked { what: what.to_owned(), holder: read_holder(&mut file) });
+        }
+        Err(TryLockError::Error(source)) => return Err(Error::file("lock", path)(source)),
+    }
+    let text = serde_json::to_vec(owner).unwrap_or_default();
+    let write = |file: &mut File| {
+        file.set_len(0)?;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&text)
+    };
+    write(&mut file).map_err(Error::file("write lock", path))?;
+    Ok(Lock { _file: file })
+}
+
+/// Owners lock alone and those who look lock together, so that two who look at once do not take each
+/// other for the owner.
+fn is_held(path: &Path) -> bool {
+    let locked = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+    File::open(path).is_ok_and(locked)
 }
 
 fn read_holder(file: &mut File) -> Holder {
@@ -119,15 +152,7 @@ fn read_holder(file: &mut File) -> Holder {
 /// cut and made unique by a hash.
 fn file_name(what: &str) -> String {
     const LONGEST: usize = 180;
-    let mut name = String::new();
-    for byte in what.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
-                name.push(char::from(byte));
-            }
-            _ => name.push_str(&format!("%{byte:02X}")),
-        }
-    }
+    let mut name = escaped(what);
     if name.len() > LONGEST {
         let hash = what.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -135,7 +160,13 @@ fn file_name(what: &str) -> String {
         name.truncate(LONGEST);
         name.push_str(&format!("-{hash:016x}"));
     }
-    name + ".lock"
+    name + SUFFIX
+}
+
+const SUFFIX: &str = ".lock";
+
+fn escaped(what: &str) -> String {
+    files::escaped(what, b"")
 }
 
 #[cfg(test)]
@@ -166,6 +197,37 @@ mod tests {
         drop(first);
         assert!(!locks.is_held("job nightly"));
         assert!(locks.take("job nightly", &owner("next")).is_ok());
+    }
+
+    #[test]
+    fn two_who_look_at_a_lock_do_not_take_each_other_for_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let locks = Locks::open(dir.path()).unwrap();
+        drop(locks.take("run r1", &owner("job nightly")).unwrap());
+        let looking = File::open(dir.path().join("locks").join(file_name("run r1"))).unwrap();
+        looking.try_lock_shared().unwrap();
+        assert!(!locks.is_held("run r1"));
+    }
+
+    #[test]
+    fn only_dead_locks_of_the_kind_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let locks = Locks::open(dir.path()).unwrap();
+        drop(locks.take_new("run dead", &owner("job nightly")).unwrap());
+        drop(locks.take("job run", &owner("job run")).unwrap());
+        let alive = locks.take_new("run alive", &owner("job nightly")).unwrap();
+        locks.forget_dead("run ");
+        let files = || {
+            let entries = fs::read_dir(dir.path().join("locks")).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(files(), ["job%20run.lock", "run%20alive.lock"]);
+        assert!(locks.is_held("run alive"));
+        drop(alive);
+        locks.forget_dead("run ");
+        assert_eq!(files(), ["job%20run.lock"]);
     }
 
     #[test]

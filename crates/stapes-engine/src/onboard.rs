@@ -12,6 +12,7 @@ mod refusal;
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -190,7 +191,16 @@ pub fn write_config(path: &Path, text: &str, overwrite: bool) -> Result<(), Writ
     if let Some(parent) = place.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         files::private_dir(parent)?;
     }
-    Ok(files::write_private(&place, text.as_bytes())?)
+    if overwrite {
+        return Ok(files::write_private(&place, text.as_bytes())?);
+    }
+    // Somebody else may have written one since.
+    files::create_private(&place, text.as_bytes()).map_err(|error| match error {
+        Error::File { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
+            WriteConfigError::Exists { path: path.to_owned() }
+        }
+        error => error.into(),
+    })
 }
 
 impl Role {

@@ -71,15 +71,13 @@ async fn finish(connector: &Connector<'_>, orphan: Orphan) -> Recovered {
             return Recovered { text: format!("{what}; {}", chain(&error)), done: false };
         }
     }
-    let never = CancellationToken::new();
-    let name = intent.instance.as_str();
-    match hold::bring_back(&client, name, intent.restore, &never).await {
+    match hold::bring_back(&client, &id, intent.restore).await {
         Ok(()) => match orphan.entry.done() {
             Ok(()) => Recovered { text: format!("{what}; it is running again"), done: true },
             Err(error) => Recovered { text: format!("{what}; {}", chain(&error)), done: false },
         },
         Err(cause) => {
-            let gone = client.instance(name).await.is_err_and(|error| error.is_not_found());
+            let gone = client.instance(id.name()).await.is_err_and(|error| error.is_not_found());
             if gone && orphan.entry.done().is_ok() {
                 let text = format!("{what}; the instance does not exist any more");
                 return Recovered { text, done: true };

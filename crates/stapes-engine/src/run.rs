@@ -59,10 +59,11 @@ pub struct RunLock {
 }
 
 impl RunLock {
-    /// Declares a run alive.
+    /// Declares a run alive, and forgets those that were and died.
     pub fn take(locks: &Locks, owner: &Holder) -> Result<Self> {
+        locks.forget_dead(&run_lock_name(""));
         let name = run_lock_name(&owner.run);
-        let lock = locks.take(&name, owner)?;
+        let lock = locks.take_new(&name, owner)?;
         Ok(Self { locks: locks.clone(), name, _lock: lock })
     }
 }
@@ -140,5 +141,23 @@ mod tests {
         let later = "2026-11-27T02:30:00Z".parse().unwrap();
         assert!(is_dead(id.as_str(), "machine-b", later, &state.locks));
         assert!(!is_dead("something else", "machine-b", later, &state.locks));
+    }
+
+    #[test]
+    fn a_run_removes_its_lock_file_and_those_of_dead_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let since = "2026-11-20T02:30:00Z".parse().unwrap();
+        let owner = |run: &str| Holder { pid: 1, run: run.into(), doing: "job".into(), since };
+        let files = || std::fs::read_dir(dir.path().join("locks")).unwrap().count();
+        let killed = state.locks.take(&run_lock_name("r1"), &owner("r1")).unwrap();
+        let second = RunLock::take(&state.locks, &owner("r2")).unwrap();
+        assert_eq!(files(), 2);
+        drop(killed);
+        let third = RunLock::take(&state.locks, &owner("r3")).unwrap();
+        assert_eq!(files(), 2);
+        assert!(state.locks.is_held(&run_lock_name("r2")));
+        drop((second, third));
+        assert_eq!(files(), 0);
     }
 }

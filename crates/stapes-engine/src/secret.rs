@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use stapes_core::secret::SecretSource;
 use tokio::process::Command;
 
@@ -22,14 +22,16 @@ pub struct Environment {
 /// A password manager that asks a person would hang a nightly run for ever.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Reads a secret; only its first line counts, and it must not be empty.
+/// Reads a secret. Unless it stands in the configuration itself, only its first line counts, and it
+/// must not be empty.
 pub async fn resolve(source: &SecretSource, environment: &Environment) -> Result<SecretString> {
     let refuse = |reason: String| Error::Secret { place: source.to_string(), reason };
     let text = match source {
         SecretSource::Inline(secret) => return Ok(secret.clone()),
         SecretSource::Env(name) => {
-            let found = environment.variables.get(name).cloned();
-            return found.ok_or_else(|| refuse("it is not set".to_owned()));
+            let found = environment.variables.get(name);
+            let found = found.ok_or_else(|| refuse("it is not set".to_owned()))?;
+            found.expose_secret().to_owned()
         }
         SecretSource::File(path) => read_file(path).map_err(refuse)?,
         SecretSource::Credential(name) => {
@@ -71,12 +73,11 @@ async fn run(command: &str) -> std::result::Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret;
-
     use super::*;
 
     async fn resolved(source: &SecretSource) -> std::result::Result<String, String> {
-        let variables = [("TOKEN".to_owned(), SecretString::from("env-secret"))];
+        let variables = [("TOKEN", "env-secret\n"), ("EMPTY", " ")]
+            .map(|(name, value)| (name.to_owned(), SecretString::from(value)));
         let environment =
             Environment { variables: variables.into_iter().collect(), credentials_dir: None };
         let secret = resolve(source, &environment).await.map_err(|error| error.to_string())?;
@@ -101,6 +102,8 @@ mod tests {
         let failing = resolved(&SecretSource::Command("exit 3".into())).await.unwrap_err();
         assert!(failing.contains("exit status: 3"), "{failing}");
         let empty = resolved(&SecretSource::Command("true".into())).await.unwrap_err();
+        assert!(empty.contains("it is empty"), "{empty}");
+        let empty = resolved(&SecretSource::Env("EMPTY".into())).await.unwrap_err();
         assert!(empty.contains("it is empty"), "{empty}");
     }
 }

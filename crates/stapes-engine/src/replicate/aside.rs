@@ -3,6 +3,8 @@
 //! The mark is set before the renaming, so that an aside is known by it after a crash at any point.
 //! It is removed in the prune phase, when the new replica has been verified and no instance of the
 //! target points to it any more; what only it holds and the policy keeps is cloned first.
+//! What remains if the machine dies: the old replica, in its place with a mark that the next copy
+//! takes away, or under its aside name until the prune phase of a later run removes it.
 
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use stapes_core::replicate::marks;
 use stapes_core::replicate::plan::TargetItem;
 use tokio_util::sync::CancellationToken;
 
-use super::copy::CopyRun;
+use super::copy::{CopyRun, FULL_COPY};
 use super::item::{ItemRun, StepFailed, plain_step};
 use super::{Endpoint, Shared, history};
 use crate::item_api;
@@ -118,7 +120,7 @@ pub(crate) async fn clear(
         .report
         .copies
         .iter()
-        .any(|(server, how)| *server == target.server && *how == "full copy");
+        .any(|(server, how)| *server == target.server && *how == FULL_COPY);
     if !was_there && !made_now {
         return Ok(());
     }
@@ -158,7 +160,15 @@ async fn retire(
         return Err(format!("the old replica {} is kept: {blocked}", old.id()));
     }
     let keep = plan.copy.preserve.clone();
-    let run = CopyRun { shared, target, endpoint, source: source.clone(), existing: None, plan };
+    let run = CopyRun {
+        shared,
+        target,
+        endpoint,
+        source: source.clone(),
+        existing: None,
+        users: None,
+        plan,
+    };
     let kept =
         history::preserve_all(&run, old, &keep, item).await.map_err(|StepFailed(cause)| cause)?;
     item.report.preserved += kept;

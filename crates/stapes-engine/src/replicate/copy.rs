@@ -2,19 +2,22 @@
 //!
 //! Facts of both sides are read again first, so that what was decided is about what is.
 //! What remains if the machine dies:
-//! - before the transfer: clones in the history project, which the next run finds by their marks;
+//! - before the transfer: clones in the history project, which the next run finds by their marks, and
+//!   with `--force` what ran on the replica is stopped on the target and stays so;
 //! - during it: the servers go on by themselves (push, pull) or fail (relay); a first copy that
 //!   fails is removed by its server, a refresh that fails leaves the replica with its common
 //!   snapshots, and the next run goes on from those;
 //! - between setting aside and the end of the full copy: the old replica under its aside name, with a
 //!   mark; the next run copies in full and then removes it (see `aside.rs`);
-//! - after the transfer: a replica whose configuration is not yet up to date; the next run does it.
+//! - after a first copy: a replica that carries the mark of its run. The next run goes on from an
+//!   instance that the server says is whole; a volume cannot tell, so it is deleted and copied again;
+//! - after a refresh: a replica whose configuration is not yet up to date; the next run does it.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use incus_client::instances::{InstanceType, NewInstance, StateChange};
+use incus_client::instances::NewInstance;
 use incus_client::transfer::{
     Flags, Reach, Sink, Subject, Transfer, TransferError, TransferOptions, Transferred,
 };
@@ -23,27 +26,27 @@ use incus_client::{Client, ErrorKind, transfer};
 use stapes_core::config::{ReplicaTarget, TransferMode};
 use stapes_core::event::{Event, Step};
 use stapes_core::id::ServerName;
-use stapes_core::inventory::{InstanceFacts, InstanceKind, InstanceStatus, ItemFacts, ServerFacts};
+use stapes_core::inventory::{InstanceStatus, ItemFacts, ServerFacts};
 use stapes_core::item::ItemId;
 use stapes_core::replicate::copy::{CopyAction, config_differs, is_unfinished};
 use stapes_core::replicate::marks;
 use stapes_core::replicate::plan::{TargetItem, TargetPlan};
+use tokio_util::sync::CancellationToken;
 
 use super::item::{ItemRun, StepFailed, plain_step, step};
-use super::{Endpoint, Shared, aside, history};
+use super::{Endpoint, Shared, aside, history, uses};
 use crate::error::{advice_on, chain};
 use crate::run::is_dead;
-use crate::{item_api, limits};
+use crate::{facts, item_api, limits};
 
 /// The volumes that were copied in this run, with the servers that hold them.
 pub(crate) type Arrived = BTreeSet<(ServerName, ItemId)>;
 
+/// How a copy that is no refresh is reported.
+pub(crate) const FULL_COPY: &str = "full copy";
+
 /// Copies an item to every target; what fails is in its report.
-pub(crate) async fn copy_item(
-    shared: &Shared<'_>,
-    mut item: ItemRun,
-    arrived: &Arrived,
-) -> ItemRun {
+pub(crate) async fn copy_item(shared: &Shared<'_>, mut item: ItemRun, arrived: Arrived) -> ItemRun {
     if !item.is_going() {
         return item;
     }
@@ -59,7 +62,7 @@ pub(crate) async fn copy_item(
             item.fail(format!("not copied, {} cannot be used: {cause}", target.server));
             continue;
         };
-        match copy_to(shared, &mut item, target, endpoint, arrived).await {
+        match copy_to(shared, &mut item, target, endpoint, &arrived).await {
             Ok(()) => item.copied_to.push(target.server.clone()),
             Err(StepFailed(cause)) => {
                 item.fail(format!("not copied to {}: {cause}", target.server));
@@ -110,7 +113,16 @@ pub(crate) struct CopyRun<'a> {
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) source: ItemFacts,
     pub(crate) existing: Option<ItemFacts>,
+    /// The target with those who use the existing volume as they are now, if there are any.
+    pub(crate) users: Option<ServerFacts>,
     pub(crate) plan: TargetPlan,
+}
+
+impl CopyRun<'_> {
+    /// The target, as it was decided from.
+    fn server(&self) -> &ServerFacts {
+        self.users.as_ref().unwrap_or(&self.endpoint.facts)
+    }
 }
 
 async fn copy_to(
@@ -180,7 +192,13 @@ async fn look<'a>(
         }
         None => None,
     };
-    let users = users_now(endpoint, existing.as_ref()).await?;
+    let users = match &existing {
+        Some(ItemFacts::Volume(volume)) if !volume.used_by.is_empty() => {
+            let users = uses::with_users_now(&endpoint.client, &endpoint.facts, volume).await;
+            Some(users.map_err(StepFailed)?)
+        }
+        _ => None,
+    };
     let server = users.as_ref().unwrap_or(&endpoint.facts);
     let clones =
         replica.map(|replica| item.history(target, endpoint, &replica)).unwrap_or_default();
@@ -193,44 +211,7 @@ async fn look<'a>(
         history: &clones,
         has_replica: &has_replica,
     });
-    Ok(CopyRun { shared, target, endpoint, source, existing, plan })
-}
-
-/// The facts of the target with the instances that use a volume there as they are now: Incus does
-/// not refuse to refresh a volume under a running instance, and that breaks its mount. None where
-/// nothing uses it.
-async fn users_now(
-    endpoint: &Endpoint,
-    existing: Option<&ItemFacts>,
-) -> Result<Option<ServerFacts>, StepFailed> {
-    let Some(ItemFacts::Volume(volume)) = existing else { return Ok(None) };
-    if volume.used_by.is_empty() {
-        return Ok(None);
-    }
-    let mut facts = endpoint.facts.clone();
-    let attached: Vec<ItemId> = endpoint
-        .facts
-        .items
-        .values()
-        .filter_map(|item| match item {
-            ItemFacts::Instance(instance) => Some(instance),
-            ItemFacts::Volume(_) => None,
-        })
-        .filter(|instance| {
-            let mut volumes = instance.attached_volumes().into_iter();
-            volumes.any(|(_, pool, name)| pool == volume.pool && name == volume.name)
-        })
-        .map(InstanceFacts::id)
-        .collect();
-    for id in attached {
-        let now = item_api::read(&endpoint.client, &id).await.map_err(|error| {
-            StepFailed(format!("cannot see whether {id} runs on it: {}", chain(&error)))
-        })?;
-        if let Some(now) = now {
-            facts.items.insert(id, now);
-        }
-    }
-    Ok(Some(facts))
+    Ok(CopyRun { shared, target, endpoint, source, existing, users, plan })
 }
 
 /// Refuses to touch what the target is still at, such as the copy of a run that was killed: for
@@ -290,12 +271,9 @@ async fn remove_unfinished(run: &CopyRun<'_>, existing: &ItemFacts) -> Result<()
 /// Stops what runs on the data that `--force` is about to overwrite.
 async fn stop_users(run: &CopyRun<'_>) -> Result<(), StepFailed> {
     let replica = &run.plan.copy.replica;
-    for item in run.endpoint.facts.items.values() {
+    for item in run.server().items.values() {
         let ItemFacts::Instance(instance) = item else { continue };
-        let project = run.endpoint.facts.project_of(&instance.project, "storage.volumes");
-        let uses = instance.attached_volumes().into_iter().any(|(_, pool, name)| {
-            ItemId::Volume { project: project.clone(), pool, name } == *replica
-        });
+        let uses = uses::volumes_of(run.server(), instance).contains(replica);
         if !(uses || instance.id() == *replica) {
             continue;
         }
@@ -309,16 +287,11 @@ async fn stop_users(run: &CopyRun<'_>) -> Result<(), StepFailed> {
         if stopped {
             continue;
         }
-        let client = run.endpoint.client.with_project(instance.project.as_str());
-        let seconds = run.shared.job().stop_timeout.as_secs();
-        let change =
-            StateChange::Stop { timeout_seconds: Some(u32::try_from(seconds).unwrap_or(u32::MAX)) };
-        let stop = async {
-            let mut operation = client.set_instance_state(instance.name.as_str(), change).await?;
-            operation.wait(&run.shared.wait().deadline(limits::LOCAL_DATA)).await.map(drop)
-        };
+        let id = instance.id();
+        let (client, patience) = (&run.endpoint.client, run.shared.job().stop_timeout);
+        let stop = item_api::stop(client, &id, patience, &run.shared.context.cancel);
         let mut elapsed = Duration::ZERO;
-        plain_step(run.shared, &instance.id(), Step::Stop, &mut elapsed, Box::pin(stop)).await?;
+        plain_step(run.shared, &id, Step::Stop, &mut elapsed, Box::pin(stop)).await?;
     }
     Ok(())
 }
@@ -347,7 +320,7 @@ async fn transfer_by_plan(
         }
         CopyAction::Full | CopyAction::Blocked(_) => {
             let sent = send(run, item, false).await?;
-            item.report.copies.push((server.clone(), "full copy"));
+            item.report.copies.push((server.clone(), FULL_COPY));
             Ok(sent)
         }
     }
@@ -391,18 +364,24 @@ async fn send(
 ) -> Result<Transferred, StepFailed> {
     let target = run.target.server.clone();
     let what = if refresh { Step::Refresh { target } } else { Step::FullCopy { target } };
-    let options = transfer_options(run, &item.id, &what);
+    let cancel = run.shared.context.cancel.child_token();
+    let options = transfer_options(run, &item.id, &what, cancel.clone());
     let id = item.id.clone();
     let work = async {
-        let limited =
-            tokio::time::timeout(limits::TRANSFER, Box::pin(dance(run, refresh, &options)));
-        match limited.await {
+        let mut copying = Box::pin(dance(run, refresh, &options));
+        match tokio::time::timeout(limits::TRANSFER, &mut copying).await {
             Ok(Ok(sent)) => {
                 let bytes = sent.bytes;
                 Ok((sent, bytes))
             }
             Ok(Err(error)) => Err(explain(&error)),
-            Err(_) => Err("it took longer than seven days".to_owned()),
+            Err(_) => {
+                // The servers are told; who just went away would leave them at it.
+                cancel.cancel();
+                drop(copying.await);
+                let days = limits::TRANSFER.as_secs() / (24 * 3600);
+                Err(format!("it took longer than {days} days"))
+            }
         }
     };
     step(run.shared, &id, what, &mut item.report.elapsed, work).await
@@ -429,11 +408,16 @@ fn explain(error: &TransferError) -> String {
 /// The shortest time between two reports of how far a copy is.
 const BETWEEN_PROGRESS: Duration = Duration::from_millis(200);
 
-fn transfer_options(run: &CopyRun<'_>, item: &ItemId, step: &Step) -> TransferOptions {
+fn transfer_options(
+    run: &CopyRun<'_>,
+    item: &ItemId,
+    step: &Step,
+    cancel: CancellationToken,
+) -> TransferOptions {
     let events = run.shared.context.events.clone();
     let (item, step) = (item.clone(), step.clone());
     let last = Mutex::new(None::<Instant>);
-    TransferOptions::cancelled_by(run.shared.context.cancel.clone()).on_bytes(move |bytes| {
+    TransferOptions::cancelled_by(cancel).on_bytes(move |bytes| {
         // A relay counts every frame, and nobody reads thousands of lines a second.
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| last.elapsed() < BETWEEN_PROGRESS) {
@@ -489,10 +473,7 @@ fn sink_of(run: &CopyRun<'_>) -> Sink {
     match &run.source {
         ItemFacts::Instance(source) => Sink::instance(NewInstance {
             name: source.name.to_string(),
-            kind: match source.kind {
-                InstanceKind::Container => InstanceType::Container,
-                InstanceKind::VirtualMachine => InstanceType::VirtualMachine,
-            },
+            kind: facts::wire_kind(source.kind),
             architecture: source.architecture.clone(),
             description: wanted.description.clone(),
             // A replica that vanishes when it is stopped after a test would be none.

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use incus_client::instances::{CopySource, InstanceSource, InstanceType, NewInstance};
+use incus_client::instances::{CopySource, InstanceSource, NewInstance};
 use incus_client::projects::Project;
 use incus_client::volumes::{NewVolume, VolumeCopySource, VolumeSource};
 use stapes_core::event::Step;
 use stapes_core::id::ServerName;
-use stapes_core::inventory::{ConfigMap, InstanceKind, ItemFacts, SnapshotFacts};
+use stapes_core::inventory::{ConfigMap, ItemFacts, SnapshotFacts};
 use stapes_core::item::ItemId;
 use stapes_core::replicate::config::history_clone_overrides;
 use stapes_core::replicate::marks::{self, HistoryClone};
@@ -20,7 +20,8 @@ use tokio::sync::Mutex;
 use super::copy::CopyRun;
 use super::item::{ItemRun, StepFailed, plain_step};
 use crate::error::chain;
-use crate::{item_api, limits};
+use crate::run::is_dead;
+use crate::{facts, item_api, limits};
 
 /// Which targets are known to have their history project; asked once a run.
 #[derive(Debug, Default)]
@@ -54,21 +55,23 @@ pub(crate) async fn preserve_all(
     for snapshot in snapshots {
         let step =
             Step::Preserve { target: run.target.server.clone(), snapshot: snapshot.name.clone() };
-        let work = clone(run, holder, snapshot);
-        let id = item.id.clone();
-        let cloned =
-            plain_step(run.shared, &id, step, &mut item.report.elapsed, Box::pin(work)).await;
-        cloned.map_err(|StepFailed(cause)| {
+        let failed = |cause: String| {
             StepFailed(format!(
                 "{} could not be kept in project {project}: {cause}; nothing was deleted",
                 snapshot.name
             ))
-        })?;
-        let replica = &run.plan.copy.replica;
-        if let Ok(id) = marks::history_id(&run.target.history_project, replica, snapshot) {
-            let clone = HistoryClone { id, snapshot: snapshot.clone() };
-            item.clones.push((run.target.server.clone(), clone));
+        };
+        let id = marks::history_id(project, &run.plan.copy.replica, snapshot)
+            .map_err(|error| failed(error.to_string()))?;
+        if !is_kept(run, &id, snapshot).await.map_err(failed)? {
+            let work = clone(run, holder, snapshot, &id);
+            let source = item.id.clone();
+            plain_step(run.shared, &source, step, &mut item.report.elapsed, Box::pin(work))
+                .await
+                .map_err(|StepFailed(cause)| failed(cause))?;
         }
+        let clone = HistoryClone { id, snapshot: snapshot.clone() };
+        item.clones.push((run.target.server.clone(), clone));
     }
     Ok(snapshots.len())
 }
@@ -113,21 +116,70 @@ async fn make_project(run: &CopyRun<'_>) -> Result<(), String> {
     }
 }
 
+/// What has the name of a clone already.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// The clone itself: another run was faster.
+    Kept,
+    /// What a dead run left, or a failed try of this one: it is not whole.
+    Rest,
+    /// Something that must not be touched, and what to say of it.
+    InTheWay(String),
+}
+
+/// Looks whether there is such a clone, and removes what is only the rest of one.
+async fn is_kept(run: &CopyRun<'_>, id: &ItemId, snapshot: &SnapshotFacts) -> Result<bool, String> {
+    let client = &run.endpoint.client;
+    let (prepared, context) = (run.shared.prepared, run.shared.context);
+    let found = item_api::read(client, id).await.map_err(|error| chain(&error))?;
+    let Some(found) = found else { return Ok(false) };
+    let is_over = |by: &str| {
+        let locks = &run.shared.state.locks;
+        by == context.run.as_str() || is_dead(by, prepared.request.machine, prepared.now, locks)
+    };
+    match judge(id, found.config(), &run.plan.copy.replica, snapshot, is_over) {
+        Found::Kept => Ok(true),
+        Found::Rest => {
+            let deleted = item_api::delete(client, id, &context.cancel).await;
+            deleted.map(|()| false).map_err(|error| chain(&error))
+        }
+        Found::InTheWay(cause) => Err(cause),
+    }
+}
+
+fn judge(
+    id: &ItemId,
+    config: &ConfigMap,
+    replica: &ItemId,
+    snapshot: &SnapshotFacts,
+    is_over: impl Fn(&str) -> bool,
+) -> Found {
+    if let Some(by) = config.get(marks::RUN) {
+        if is_over(by) {
+            return Found::Rest;
+        }
+        return Found::InTheWay(format!(
+            "run {by}, of another machine or with another state directory, has begun {id} and has not ended; if that run is dead, delete it"
+        ));
+    }
+    let clone = marks::history_clone(id.clone(), config, replica);
+    if clone.is_some_and(|clone| clone.snapshot.same_as(snapshot)) {
+        return Found::Kept;
+    }
+    Found::InTheWay(format!("{id} is there and is no clone of it; rename or delete it"))
+}
+
 async fn clone(
     run: &CopyRun<'_>,
     holder: &ItemFacts,
     snapshot: &SnapshotFacts,
+    id: &ItemId,
 ) -> Result<(), incus_client::Error> {
     let replica = &run.plan.copy.replica;
-    let Ok(id) = marks::history_id(&run.target.history_project, replica, snapshot) else {
-        return Ok(());
-    };
-    let client = item_api::scoped(&run.endpoint.client, &id);
+    let client = item_api::scoped(&run.endpoint.client, id);
     let run_mark = (marks::RUN.to_owned(), run.shared.context.run.to_string());
     let marks = marks::history_marks(replica, snapshot).into_iter().chain([run_mark]);
-    // What a run that died left under this name is not whole.
-    item_api::delete(&run.endpoint.client, &id, &run.shared.context.cancel).await?;
-    let mut operation = match (holder, &id) {
+    let operation = match (holder, id) {
         (ItemFacts::Instance(holder), ItemId::Instance { name, .. }) => {
             let pool = holder.root_disk().and_then(|(_, root)| root.get("pool")?.parse().ok());
             let (config, devices) = match pool {
@@ -136,10 +188,7 @@ async fn clone(
             };
             let new = NewInstance {
                 name: name.to_string(),
-                kind: match holder.kind {
-                    InstanceKind::Container => InstanceType::Container,
-                    InstanceKind::VirtualMachine => InstanceType::VirtualMachine,
-                },
+                kind: facts::wire_kind(holder.kind),
                 description: format!("{} of {replica}", snapshot.name),
                 profiles: Some(Vec::new()),
                 config,
@@ -170,8 +219,44 @@ async fn clone(
         }
         _ => return Ok(()),
     };
-    operation.wait(&run.shared.wait().deadline(limits::LOCAL_DATA)).await?;
+    item_api::done(operation, limits::LOCAL_DATA, &run.shared.context.cancel).await?;
     // From here on it counts.
     let whole = ConfigMap::from([(marks::RUN.to_owned(), String::new())]);
-    item_api::set_keys(&run.endpoint.client, &id, &whole, &run.shared.context.cancel).await
+    item_api::set_keys(&run.endpoint.client, id, &whole, &run.shared.context.cancel).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_run_that_is_over_left_is_removed_for_a_clone() {
+        let project = "history".parse().unwrap();
+        let replica =
+            ItemId::Instance { project: "default".parse().unwrap(), name: "web".parse().unwrap() };
+        let snapshot = SnapshotFacts {
+            name: "IAB_20261120-023000".to_owned(),
+            created_at: "2026-11-20T02:30:00.5Z".parse().unwrap(),
+            expires_at: None,
+        };
+        let id = marks::history_id(&project, &replica, &snapshot).unwrap();
+        let whole = ConfigMap::from(marks::history_marks(&replica, &snapshot));
+        let begun = |run: &str| {
+            let mut config = whole.clone();
+            config.insert(marks::RUN.to_owned(), run.to_owned());
+            config
+        };
+        let judged =
+            |config: &ConfigMap| judge(&id, config, &replica, &snapshot, |run| run == "dead");
+        assert_eq!(judged(&whole), Found::Kept);
+        assert_eq!(judged(&begun("dead")), Found::Rest);
+        assert!(
+            matches!(judged(&begun("alive")), Found::InTheWay(cause) if cause.contains("alive"))
+        );
+        // Somebody's own, and a clone of another snapshot.
+        assert!(matches!(judged(&ConfigMap::new()), Found::InTheWay(_)));
+        let mut other = whole.clone();
+        other.insert(marks::HISTORY_SNAPSHOT.to_owned(), "auto-1".to_owned());
+        assert!(matches!(judged(&other), Found::InTheWay(_)));
+    }
 }

@@ -1,7 +1,8 @@
 //! Replication: three phases over all items of a job, each over before the next begins.
 //!
-//! [`prepare`] connects, reads both sides and plans; it changes nothing. [`run`] executes. A failure of one item is that item's outcome
-//! and stops no other.
+//! [`prepare`] connects, reads both sides and plans; it changes nothing. [`run`] executes. A failure
+//! of one item is that item's outcome and stops no other. `order.rs` says what waits for what within
+//! the copies.
 //!
 //! What remains if the machine dies:
 //! - in the snapshot phase: an instance that was stopped or frozen has an intent in the journal, and
@@ -13,17 +14,19 @@ mod aside;
 mod copy;
 mod history;
 mod item;
+mod order;
 mod prune;
 mod snapshot;
 mod sweep;
+mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use incus_client::Client;
 use incus_client::transfer::Reach;
-use incus_client::{Client, WaitOptions};
 use jiff::Timestamp;
 use stapes_core::config::{Config, Job, ServerUrl};
 use stapes_core::event::{Event, ItemReport, Phase, RunReport, Subject};
@@ -88,6 +91,13 @@ pub struct Prepared<'a> {
     facts: Vec<ServerFacts>,
 }
 
+impl Prepared<'_> {
+    /// A target, if it answered.
+    pub(crate) fn target(&self, server: &ServerName) -> Option<&Endpoint> {
+        self.targets.iter().find(|endpoint| endpoint.facts.name == *server)
+    }
+}
+
 /// Opens connections to the servers of a job, by name.
 pub type Connector<'c> = dyn Fn(&ServerName) -> Result<Client> + Sync + 'c;
 
@@ -125,16 +135,12 @@ pub async fn prepare<'a>(
     }
     let now = clock.now();
     let facts: Vec<ServerFacts> = reached.iter().map(|endpoint| endpoint.facts.clone()).collect();
-    let plan = Planner::new(PlanInput {
-        job,
-        source: &source.facts,
-        targets: &facts,
-        options: request.options,
-        now,
-        zone: &request.config.timezone,
-    })
-    .plan();
-    Ok(Prepared { request, source, targets: reached, unreachable, now, plan, facts })
+    let plan = ReplicationPlan::default();
+    let mut prepared =
+        Prepared { request, source, targets: reached, unreachable, now, plan, facts };
+    let plan = planner(&prepared).plan();
+    prepared.plan = plan;
+    Ok(prepared)
 }
 
 async fn endpoint(
@@ -191,12 +197,7 @@ impl Shared<'_> {
 
     /// A target, if it answered.
     pub(crate) fn target(&self, server: &ServerName) -> Option<&Endpoint> {
-        self.prepared.targets.iter().find(|endpoint| endpoint.facts.name == *server)
-    }
-
-    /// Waits that end when the user interrupts.
-    pub(crate) fn wait(&self) -> WaitOptions {
-        WaitOptions::cancelled_by(self.context.cancel.clone())
+        self.prepared.target(server)
     }
 }
 
@@ -259,17 +260,11 @@ async fn phases(shared: &Shared<'_>) -> Vec<ItemRun> {
         .await;
 
     events.emit(Event::PhaseStarted { phase: Phase::Copy }).await;
-    // An instance can be created only where its volumes are, so these come first.
-    let (volumes, instances): (Vec<ItemRun>, Vec<ItemRun>) =
-        items.into_iter().partition(|item| matches!(item.id, ItemId::Volume { .. }));
-    let volumes = copy_all(shared, volumes, &copy::Arrived::default(), parallel).await;
-    let arrived = volumes
-        .iter()
-        .flat_map(|volume| volume.copied_to.iter().map(|to| (to.clone(), volume.id.clone())))
-        .collect();
-    let instances = copy_all(shared, instances, &arrived, parallel).await;
+    let items = order::copy_all(shared, items, parallel).await;
 
     events.emit(Event::PhaseStarted { phase: Phase::Prune }).await;
+    let (volumes, instances): (Vec<ItemRun>, Vec<ItemRun>) =
+        items.into_iter().partition(|item| matches!(item.id, ItemId::Volume { .. }));
     // A replica that was set aside uses volumes that were set aside with it, so it goes before them.
     let mut items = prune_all(shared, instances, parallel).await;
     items.extend(prune_all(shared, volumes, parallel).await);
@@ -280,19 +275,6 @@ async fn phases(shared: &Shared<'_>) -> Vec<ItemRun> {
 async fn prune_all(shared: &Shared<'_>, items: Vec<ItemRun>, parallel: usize) -> Vec<ItemRun> {
     stream::iter(items)
         .map(|item| prune::prune_item(shared, item))
-        .buffer_unordered(parallel)
-        .collect()
-        .await
-}
-
-async fn copy_all(
-    shared: &Shared<'_>,
-    items: Vec<ItemRun>,
-    arrived: &copy::Arrived,
-    parallel: usize,
-) -> Vec<ItemRun> {
-    stream::iter(items)
-        .map(|item| copy::copy_item(shared, item, arrived))
         .buffer_unordered(parallel)
         .collect()
         .await
@@ -330,8 +312,7 @@ pub fn points(prepared: &Prepared<'_>) -> Vec<Points> {
         let mut verdicts = Vec::new();
         let mut anchors = Vec::new();
         for target in &prepared.request.job.to {
-            let endpoint = prepared.targets.iter().find(|e| e.facts.name == target.server);
-            let Some(endpoint) = endpoint else { continue };
+            let Some(endpoint) = prepared.target(&target.server) else { continue };
             let Some(replica_id) = planner.replica(target, source) else { continue };
             let Some(replica) = endpoint.facts.items.get(&replica_id) else { continue };
             let history = history_of(&endpoint.facts, &target.history_project, &replica_id);

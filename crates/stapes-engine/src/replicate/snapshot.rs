@@ -8,7 +8,7 @@
 //! way out as success: what was held is released before the phase goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use stapes_core::config::Consistency;
@@ -126,12 +126,12 @@ async fn hold_one(
         hold::How::Stop => Step::Stop,
         hold::How::Freeze => Step::Freeze,
     };
-    let began = Instant::now();
     let work = hold::hold(&target, how, &shared.state.journal, shared.context);
     let mut elapsed = Duration::ZERO;
     let work = async { work.await.map(|held| (held, None)) };
-    let held = super::item::step(shared, instance, step, &mut elapsed, work).await?;
-    add_elapsed(items, instance, began.elapsed());
+    let held = super::item::step(shared, instance, step, &mut elapsed, work).await;
+    add_elapsed(items, instance, elapsed);
+    let held = held?;
     if let Some(doubt) = &held.doubt {
         for item in items.iter_mut().filter(|item| item.is_going()) {
             item.report.set_back(Outcome::Incomplete, format!("{instance}: {doubt}"));
@@ -147,13 +147,11 @@ async fn release_one(shared: &Shared<'_>, held: Held, items: &mut [ItemRun]) {
         hold::How::Stop => Step::Start,
         hold::How::Freeze => Step::Thaw,
     };
-    let began = Instant::now();
     let client = &shared.prepared.source.client;
-    let never = CancellationToken::new();
     let mut elapsed = Duration::ZERO;
-    let work = async { hold::release(client, held, &never).await.map(|()| ((), None)) };
+    let work = async { hold::release(client, held).await.map(|()| ((), None)) };
     let released = super::item::step(shared, &instance, step, &mut elapsed, work).await;
-    add_elapsed(items, &instance, began.elapsed());
+    add_elapsed(items, &instance, elapsed);
     if let Err(StepFailed(cause)) = released {
         let cause = format!(
             "{instance} was running before and could not be brought back: {cause}; the next run of stapes tries again, or start it by hand"
