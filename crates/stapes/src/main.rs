@@ -36,7 +36,11 @@ fn main() -> ExitCode {
         }
     };
     let settings = Settings::new(&cli.global);
-    end(runtime.block_on(Box::pin(dispatch(cli.command, &settings))))
+    let ended = runtime.block_on(Box::pin(dispatch(cli.command, &settings)));
+    // All work has ended by now. What may still run is the look-up of a name that nobody waits for
+    // any more, and the system's resolver takes its time and cannot be interrupted.
+    runtime.shutdown_background();
+    end(ended)
 }
 
 async fn dispatch(command: Command, settings: &Settings) -> Result<Exit, CommandError> {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
-use stapes_core::config::Config;
-use stapes_core::config::problem::Problem;
-use stapes_core::id::ServerName;
+use stapes_core::config::problem::{Problem, suggest};
+use stapes_core::config::{Config, Job};
+use stapes_core::id::{JobName, ServerName};
 use stapes_engine::connect::connect;
 use stapes_engine::credentials::Credentials;
 use stapes_engine::secret::Environment;
@@ -154,6 +154,28 @@ impl Settings {
 }
 
 impl LoadedConfig {
+    /// The job of that name, or all of them in the order of their names.
+    pub(crate) fn jobs(&self, name: Option<&str>) -> Result<Vec<&Job>, CommandError> {
+        let jobs = &self.config.jobs;
+        let Some(name) = name else {
+            if jobs.is_empty() {
+                return Err(CommandError::usage(format!("{} has no job", self.path.display()))
+                    .with_help("describe what to replicate under `jobs:`"));
+            }
+            return Ok(jobs.values().collect());
+        };
+        let known = || jobs.keys().map(JobName::as_str);
+        let found = jobs.values().find(|job| job.name.as_str() == name);
+        found.map(|job| vec![job]).ok_or_else(|| {
+            let help = match suggest(name, known()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("jobs there: {}", known().collect::<Vec<_>>().join(", ")),
+            };
+            CommandError::usage(format!("{} has no job {name}", self.path.display()))
+                .with_help(help)
+        })
+    }
+
     /// Connects to servers of this configuration by name.
     pub(crate) fn connector(
         &self,

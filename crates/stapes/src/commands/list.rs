@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use stapes_core::config::Job;
 use stapes_core::id::ServerName;
 use stapes_core::replicate::plan::ReplicateOptions;
-use stapes_core::replicate::prune::{Place, PointVerdict};
+use stapes_core::replicate::prune::PointVerdict;
 use stapes_engine::clock::Clock;
 use stapes_engine::replicate::{self, Points, Request};
 
@@ -13,7 +13,7 @@ use crate::args::Format;
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::json::item_json;
-use crate::output::plan::verdict_json;
+use crate::output::plan::{place_text, verdict_json};
 use crate::output::{self, table};
 use crate::report_error::CommandError;
 use crate::settings::{Settings, machine_identity};
@@ -40,15 +40,7 @@ pub(crate) async fn run(args: &ListArgs, settings: &Settings) -> Result<Exit, Co
     output::warnings(&loaded, settings);
     let cancel = interrupt::token();
     let connector = loaded.connector(settings.credentials(&loaded.config));
-    let jobs: Vec<&Job> = loaded
-        .config
-        .jobs
-        .values()
-        .filter(|job| wanted.as_ref().is_none_or(|wanted| job.name.as_str() == wanted))
-        .collect();
-    if jobs.is_empty() {
-        return Err(CommandError::usage(format!("{} has no such job", loaded.path.display())));
-    }
+    let jobs = loaded.jobs(wanted.as_deref())?;
     let machine = machine_identity();
     let mut listed = Vec::new();
     let mut exit = Exit::Complete;
@@ -98,7 +90,10 @@ fn rows(points: &Points) -> Vec<Vec<String>> {
         let count = rest.iter().take_while(same).count();
         let (holders, later) = rest.split_at(count);
         rest = later;
-        let places: Vec<String> = holders.iter().map(place).collect();
+        let places: Vec<String> = holders
+            .iter()
+            .map(|(server, verdict)| place_text(server.as_str(), &verdict.place))
+            .collect();
         rows.push(vec![
             first.snapshot.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
             first.snapshot.name.clone(),
@@ -107,13 +102,6 @@ fn rows(points: &Points) -> Vec<Vec<String>> {
         ]);
     }
     rows
-}
-
-fn place((server, verdict): &(ServerName, PointVerdict)) -> String {
-    match verdict.place {
-        Place::Source | Place::Replica => server.to_string(),
-        Place::History(_) => format!("{server} (history)"),
-    }
 }
 
 /// Why the places keep it: said once if they agree.

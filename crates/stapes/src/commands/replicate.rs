@@ -69,7 +69,7 @@ impl ReplicateArgs {
 pub(crate) async fn run(args: &ReplicateArgs, settings: &Settings) -> Result<Exit, CommandError> {
     let loaded = settings.load_config()?;
     output::warnings(&loaded, settings);
-    let jobs = choose_jobs(args, &loaded)?;
+    let jobs = loaded.jobs(args.job.as_deref())?;
     let state = State::open(&settings.state_dir(Some(&loaded.config)))?;
     let cancel = interrupt::token();
     let connector = loaded.connector(settings.credentials(&loaded.config));
@@ -107,29 +107,6 @@ pub(crate) async fn run(args: &ReplicateArgs, settings: &Settings) -> Result<Exi
     }
     shared.finish().await;
     Ok(exit)
-}
-
-fn choose_jobs<'c>(
-    args: &ReplicateArgs,
-    loaded: &'c LoadedConfig,
-) -> Result<Vec<&'c Job>, CommandError> {
-    let jobs = &loaded.config.jobs;
-    let Some(name) = &args.job else {
-        if jobs.is_empty() {
-            return Err(CommandError::usage(format!("{} has no job", loaded.path.display()))
-                .with_help("describe what to replicate under `jobs:`"));
-        }
-        return Ok(jobs.values().collect());
-    };
-    let known = || jobs.keys().map(JobName::as_str);
-    let found = jobs.values().find(|job| job.name.as_str() == name);
-    found.map(|job| vec![job]).ok_or_else(|| {
-        let help = match stapes_core::config::problem::suggest(name, known()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("jobs there: {}", known().collect::<Vec<_>>().join(", ")),
-        };
-        CommandError::usage(format!("{} has no job {name}", loaded.path.display())).with_help(help)
-    })
 }
 
 /// Brings back what runs that died have stopped, and says so.

@@ -47,8 +47,10 @@ impl Consumer for QuietSummary {
                     super::error_line(&line);
                 }
             }
-            Event::NotificationFailed { service, cause } => {
-                super::error_line(&format!("warning: {service} was not told: {cause}"));
+            Event::NotificationFailed { .. } => {
+                if let Some(line) = lines::line(&envelope.event) {
+                    super::error_line(&line);
+                }
             }
             _ => {}
         }

@@ -150,7 +150,8 @@ fn prune_table(prepared: &Prepared<'_>) -> String {
     table::draw(&["ITEM", "WHERE", "SNAPSHOT", "VERDICT", "BECAUSE"], rows, table::width()) + "\n"
 }
 
-fn place_text(server: &str, place: &Place) -> String {
+/// Where a point in time is, for a column.
+pub(crate) fn place_text(server: &str, place: &Place) -> String {
     match place {
         Place::Source | Place::Replica => server.to_owned(),
         Place::History(_) => format!("{server} (history)"),

@@ -1,9 +1,8 @@
 //! First and incremental copies in push, pull and relay: running and stopped containers, volumes
 //! with files and with blocks.
 
-use serde_json::json;
-
 use crate::lab::{Lab, how};
+use crate::rig::status;
 
 fn first_and_second_copy(mode: &str) {
     let lab = Lab::new();
@@ -36,12 +35,9 @@ fn first_and_second_copy(mode: &str) {
     source.write_volume("local", "disk", "root.img", &vec![7; 8 << 20]).unwrap();
     copy("refresh");
 
-    let status = |scope: &stapes_testing::Scope<'_>, name: &str| {
-        scope.api("GET", &format!("/1.0/instances/{name}"), None).unwrap()["status"].clone()
-    };
-    assert_eq!(status(&source, "runs"), json!("Running"));
-    assert_eq!(status(&source, "stopped"), json!("Stopped"));
-    assert_eq!(status(&lab.target(), "runs"), json!("Stopped"));
+    assert_eq!(status(&source, "runs"), "Running");
+    assert_eq!(status(&source, "stopped"), "Stopped");
+    assert_eq!(status(&lab.target(), "runs"), "Stopped");
     // And what arrived can be used.
     lab.target().state("runs", "start", false).unwrap();
     let seen = lab.target().exec("runs", &["cat", "/root/new", "/data/moved/b"]).unwrap();

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use stapes_testing::{Scope, TcpProxy, pair, tree};
 
 use crate::lab::{Lab, Ran, files, how};
+use crate::rig::by_proxy;
 
 /// What every snapshot of a container `app` and a volume `data` held when it was made.
 #[derive(Default)]
@@ -196,12 +197,10 @@ fn with_ios_fix_the_target_follows_the_source_and_keeps_no_history() {
 fn the_newest_common_snapshot_stays_although_no_rule_keeps_it() {
     let lab = furnished();
     let slow = TcpProxy::start(pair().target.https_address()).unwrap();
-    let certificate = pair().target.dir().join("server.crt");
     let servers = [
         ("source", format!("url: {}", pair().source.https_url())),
-        ("target", format!("url: {}, certificate: {}", slow.https_url(), certificate.display())),
+        ("target", by_proxy(&pair().target, &slow)),
     ];
-    let servers = servers.each_ref().map(|(name, text)| (*name, text.as_str()));
     lab.configure_with(&servers, &[("nightly", &lab.job().set("keep: 1s1s"))]);
     let mut chronicle = Chronicle::default();
     slow.delay(Duration::from_millis(120));

@@ -98,6 +98,8 @@ impl Background {
                 self.signal("CONT");
                 std::thread::sleep(Duration::from_millis(25));
             }
+            let text = self.stdout.lock().unwrap();
+            assert!(found || !text.contains("run-finished"), "it ended before: {what}\n{text}");
             found
         });
     }

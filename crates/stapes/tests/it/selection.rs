@@ -97,7 +97,6 @@ fn one_job_brings_items_to_several_targets_each_with_a_policy_of_its_own() {
         ("target", format!("url: {}", pair().target.https_url())),
         ("third", format!("url: {}", third.https_url())),
     ];
-    let servers = servers.each_ref().map(|(name, text)| (*name, text.as_str()));
     let job = lab.job().set("keep: '1'").and_to("third").to("keep: '2'").to("mode: pull");
     lab.configure_with(&servers, &[("nightly", &job)]);
     for _ in 0..3 {
