@@ -5,11 +5,18 @@ set -euo pipefail
 
 LAB=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/crates/stapes-testing/lab/incus-server.sh
 TREE=/var/cache/stapes-lab
+TEMPORARY=${TMPDIR:-/tmp}
 
-# A server looks for leftovers beside its own directory before it starts, so one that lives for a
-# moment cleans up after all the others.
-DIR=$(mktemp -d -t stapes-XXXXXX)
-"$LAB" --dir "$DIR" --https 127.254.254.254:8443 </dev/null
+"$LAB" --sweep "$TEMPORARY"
+# Directories of lab.sh, locked for as long as the script or one of its servers lives.
+for dir in "$TEMPORARY"/stapes-*-??????; do
+  if [[ ! -e $dir/lock ]]; then continue; fi
+  (
+    exec {lock}<"$dir/lock" && flock --nonblock "$lock" || exit 0
+    for server in "$dir"/*/; do "$LAB" --sweep "${server%/}"; done
+    rm -rf --one-file-system "$dir"
+  )
+done
 if [[ -d $TREE ]]; then
   if grep -q " $TREE\|lowerdir=$TREE" /proc/[0-9]*/mounts 2>/dev/null; then
     printf 'clean-lab: %s is in use and stays\n' "$TREE" >&2

@@ -44,6 +44,9 @@ open_lab() {
   trap 'exit 143' HUP TERM
   DIR=$(mktemp -d -t "stapes-$name-XXXXXX")
   trap close_lab EXIT
+  # Tells clean-lab.sh that we live; the servers inherit it, for they may live a little longer.
+  exec {LAB_LOCK}>"$DIR/lock"
+  flock "$LAB_LOCK"
   chmod 0711 "$DIR"
   mkdir "$DIR/bin" "$DIR/cli" "$DIR/work"
   ln -s "$STAPES" "$DIR/bin/stapes"

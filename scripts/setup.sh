@@ -5,6 +5,7 @@
 #   setup.sh             install what is missing; silent and quick when nothing is
 #   setup.sh --check     only say what is missing; exit 1 if anything is
 #   setup.sh --lint      also install what `make lint` uses
+#   setup.sh --picture   also install what `make picture` uses
 #   setup.sh --incus7 [DIR]   also make a Debian 13 tree with Incus 7.0 LTS, to test against it
 #
 # Leaves no apt source and no package list behind: Debian 12 has Incus only in its backports, whose
@@ -14,7 +15,7 @@ set -euo pipefail
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-# Package, and what shows that it is there: a file, or a program; a hundred times quicker than dpkg.
+# Package, and what shows that it is there: a path, or a program; a hundred times quicker than dpkg.
 WANTED=(
   incus-base:/usr/libexec/incus/incusd
   incus-client:incus
@@ -26,12 +27,15 @@ WANTED=(
   nftables:nft
   dnsmasq-base:dnsmasq
   iproute2:ip
+  openssl:openssl
+  procps:ps
   gcc:gcc
   libc6-dev:/usr/include/stdio.h
   make:make
   pkg-config:pkg-config
 )
 LINT_WANTED=(shellcheck:shellcheck)
+PICTURE_WANTED=(python3:python3)
 TREE_PACKAGES=(
   incus-base incus-client btrfs-progs lxcfs uidmap nftables dnsmasq-base iproute2
   e2fsprogs qemu-utils rsync squashfs-tools zstd
@@ -61,9 +65,10 @@ scratch() {
 }
 
 missing_packages() {
-  local wanted
+  local wanted proof
   for wanted in "${WANTED[@]}"; do
-    if [[ -e ${wanted#*:} ]] || command -v "${wanted#*:}" >/dev/null; then continue; fi
+    proof=${wanted#*:}
+    if [[ $proof == /* && -e $proof ]] || command -v "$proof" >/dev/null; then continue; fi
     printf '%s\n' "${wanted%%:*}"
   done
 }
@@ -213,6 +218,7 @@ main() {
     case $1 in
       --check) check=yes ;;
       --lint) WANTED+=("${LINT_WANTED[@]}") ;;
+      --picture) WANTED+=("${PICTURE_WANTED[@]}") ;;
       --incus7)
         incus7=yes
         if [[ ${2:-} == /* ]]; then
@@ -220,7 +226,7 @@ main() {
           shift
         fi
         ;;
-      *) die "unknown option $1 (known: --check, --lint, --incus7 [DIR])" ;;
+      *) die "unknown option $1 (known: --check, --lint, --picture, --incus7 [DIR])" ;;
     esac
     shift
   done

@@ -2,6 +2,7 @@
 # Supervisor of one private, throw-away Incus server.
 #
 #   incus-server.sh --dir DIR --https ADDRESS:PORT [--pool-size 2GiB] [--incus7 TREE] [--env NAME=VALUE]…
+#   incus-server.sh --sweep DIRECTORY
 #
 # Starts incusd with INCUS_DIR=DIR in a mount and pid namespace and a cgroup of its own, gives it the
 # pools `local` (btrfs in a loop file) and `plain` (dir), a default profile with its root disk on
@@ -15,7 +16,8 @@
 #
 # End of file on standard input, SIGTERM, SIGINT and SIGHUP all mean: remove everything, DIR included.
 # If the supervisor itself is killed, the namespace dies with it (its first process reads a pipe that
-# we hold), and the next supervisor with the same parent directory sweeps files, cgroups and bridges.
+# we hold), and the next supervisor with the same parent directory sweeps files, cgroups and bridges;
+# --sweep does only that, for the servers whose directories are in DIRECTORY.
 #
 # Everything of a server can be found without asking the daemon, which may be dead or stuck:
 # processes through the cgroup `stapes-lab…`, bridges through DIR/networks, loops through DIR/disks.
@@ -27,8 +29,9 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 DIR='' HTTPS='' POOL_SIZE=2GiB TREE='' DAEMON_ENV=()
 DAEMON=/usr/libexec/incus/incusd
-READY_SECONDS=30
-CLEAN_SECONDS=5
+# Generous, for a machine that stands still now and then: giving up fails a test, or leaves something.
+READY_SECONDS=120
+CLEAN_SECONDS=20
 FORWARDING=(/proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding)
 UNSHARE_PID='' INIT_PID='' DAEMON_PID='' OWNS_DIR='' HOST_STATE=''
 
@@ -196,9 +199,10 @@ take_directory() {
   { mkdir -p "$DIR" && chmod 0711 "$DIR"; } || fail "cannot create $DIR"
 }
 
+# Removes what dead supervisors left in a directory.
 sweep() {
   local mark
-  for mark in "$(dirname "$DIR")"/*.stapes-lab; do
+  for mark in "$1"/*.stapes-lab; do
     if [[ ! -e $mark ]]; then continue; fi
     (
       exec 8<"$mark" && flock --nonblock 8 || exit 0
@@ -294,13 +298,14 @@ END
   tar -C "$DIR/image" -cf "$DIR/image.tar" metadata.yaml rootfs && rm -rf "$DIR/image"
 }
 
-incus_here() { INCUS_DIR=$DIR INCUS_CONF=$DIR/cli incus "$@" </dev/null; }
+# A daemon that takes a connection and says nothing must not hold us for ever.
+incus_here() { INCUS_DIR=$DIR INCUS_CONF=$DIR/cli timeout "$READY_SECONDS" incus "$@"; }
 
 # The namespace prints the pid it sees; the host's pid of that process is found among its children.
 start_daemon() {
   local inner child children seen
   printf 'start\n' >&"${INSIDE[1]}" || return
-  read -r -t 10 inner <&"${INSIDE[0]}" || return
+  read -r -t "$READY_SECONDS" inner <&"${INSIDE[0]}" || return
   read -r INIT_PID _ <"/proc/$UNSHARE_PID/task/$UNSHARE_PID/children"
   DAEMON_PID=''
   read -r -a children <"/proc/$INIT_PID/task/$INIT_PID/children"
@@ -313,14 +318,14 @@ start_daemon() {
 
 await_daemon() {
   local deadline=$((SECONDS + READY_SECONDS))
-  until [[ -S $DIR/unix.socket ]] && incus_here query /1.0 >/dev/null 2>&1; do
+  until [[ -S $DIR/unix.socket ]] && incus_here query /1.0 </dev/null >/dev/null 2>&1; do
     [[ -d /proc/$DAEMON_PID ]] && ((SECONDS < deadline)) || return 1
     sleep 0.02
   done
 }
 
 configure() {
-  INCUS_DIR=$DIR INCUS_CONF=$DIR/cli incus admin init --preseed <<END
+  incus_here admin init --preseed <<END
 config: {core.https_address: "$HTTPS"}
 storage_pools:
 - {name: local, driver: btrfs, config: {size: $POOL_SIZE}}
@@ -347,7 +352,7 @@ start() {
   await_daemon || fail "incusd did not answer within $READY_SECONDS s"
   configure >>"$DIR/daemon.log" 2>&1 9>&- || fail "cannot configure the server"
   wait "$image" || fail "cannot build the busybox image"
-  incus_here image import "$DIR/image.tar" --alias busybox >>"$DIR/daemon.log" 2>&1 9>&- ||
+  incus_here image import "$DIR/image.tar" --alias busybox </dev/null >>"$DIR/daemon.log" 2>&1 9>&- ||
     fail "cannot import the busybox image"
   rm -f "$DIR/image.tar"
 }
@@ -390,8 +395,12 @@ main() {
   fi
   trap 'clean_up; exit 0' HUP INT TERM
   trap '' PIPE
+  if [[ ${1:-} == --sweep ]]; then
+    sweep "${2:?--sweep needs a directory}"
+    exit
+  fi
   parse_arguments "$@"
-  sweep
+  sweep "$(dirname "$DIR")"
   take_directory
   start
   say "ready $DAEMON_PID"

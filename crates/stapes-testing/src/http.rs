@@ -6,9 +6,10 @@
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
 use crate::{Error, Result};
 
@@ -33,6 +34,30 @@ pub(crate) fn call(
     body: Option<&Value>,
     patience: Duration,
 ) -> Result<Value> {
+    call_hearing(None, socket, method, path, body, patience)
+}
+
+/// [`call`] for what starts an operation on a real server, whose end is not missed however late the
+/// question for it comes.
+pub(crate) fn change(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+    patience: Duration,
+) -> Result<Value> {
+    let events = Events::open(socket, path, patience);
+    call_hearing(events, socket, method, path, body, patience)
+}
+
+fn call_hearing(
+    events: Option<Events>,
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+    patience: Duration,
+) -> Result<Value> {
     let request = format!("{method} {path}");
     let answer = exchange(socket, method, path, body, patience)
         .map_err(|source| Error::Request { request: request.clone(), source })?;
@@ -45,7 +70,15 @@ pub(crate) fn call(
     let answer = exchange(socket, "GET", &wait, None, patience)
         .map_err(|source| Error::Request { request: request.clone(), source })?;
     // 6.0 reports a failed operation as an error, 7.0 as a success with the failure inside.
-    let done = accept(&request, answer)?.field("metadata").clone();
+    let done = match accept(&request, answer) {
+        Ok(answer) => answer.field("metadata").clone(),
+        Err(Error::Refused { code: 404, message, .. }) => {
+            let id = operation.rsplit('/').next().unwrap_or_default();
+            let refused = Error::Refused { request: request.clone(), code: 404, message };
+            events.and_then(|events| events.end_of(id)).ok_or(refused)?
+        }
+        Err(error) => return Err(error),
+    };
     let code = done.field("status_code").as_u64().unwrap_or(0);
     if code == 200 {
         return Ok(done);
@@ -66,6 +99,43 @@ fn accept(request: &str, answer: Value) -> Result<Value> {
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
+}
+
+/// What a project's operations do, from before the request that starts one.
+///
+/// A server forgets an operation five seconds after its end. Where the machine stands still for longer
+/// between two of our requests, the second one finds nothing, and only the event still tells.
+struct Events(WebSocket<UnixStream>);
+
+impl Events {
+    /// How long opening may take, and how long an event of the past may be in coming.
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// `None` if the server does not let us listen, which matters only to who comes too late.
+    fn open(socket: &Path, path: &str, patience: Duration) -> Option<Self> {
+        let stream = UnixStream::connect(socket).ok()?;
+        stream.set_read_timeout(Some(patience.min(Self::PATIENCE))).ok()?;
+        stream.set_write_timeout(Some(patience.min(Self::PATIENCE))).ok()?;
+        let project = path.split_once("project=").map_or("default", |(_, project)| project);
+        let project = project.split('&').next().unwrap_or(project);
+        let url = format!("ws://incus/1.0/events?type=operation&project={project}");
+        tungstenite::client(url, stream).ok().map(|(socket, _)| Self(socket))
+    }
+
+    /// The final object of an operation that has ended already.
+    fn end_of(mut self, id: &str) -> Option<Value> {
+        let deadline = Instant::now() + Self::PATIENCE;
+        while Instant::now() < deadline {
+            let Message::Text(text) = self.0.read().ok()? else { continue };
+            let event: Value = serde_json::from_str(&text).ok()?;
+            let operation = event.field("metadata");
+            let ended = operation.field("status_code").as_u64().is_some_and(|code| code >= 200);
+            if ended && operation.field("id") == id {
+                return Some(operation.clone());
+            }
+        }
+        None
+    }
 }
 
 fn exchange(

@@ -76,7 +76,12 @@ impl TcpProxy {
 
     /// Cuts all connections once, when `bytes` more have gone that way; what comes later passes.
     pub fn cut_after(&self, direction: Direction, bytes: u64) {
-        self.change(|state| state.budget = Some((direction, bytes)));
+        self.change(|state| state.budget = Some((direction, bytes, Mode::Cut)));
+    }
+
+    /// [`Self::stall`] when `bytes` more have gone that way, however fast they go.
+    pub fn stall_after(&self, direction: Direction, bytes: u64) {
+        self.change(|state| state.budget = Some((direction, bytes, Mode::Stall)));
     }
 
     /// Holds every piece of data back for so long.
@@ -127,7 +132,8 @@ enum Mode {
 struct State {
     mode: Mode,
     delay: Duration,
-    budget: Option<(Direction, u64)>,
+    /// How many bytes may go one way before all is cut or stalled.
+    budget: Option<(Direction, u64, Mode)>,
     up_bytes: u64,
     down_bytes: u64,
     connection_count: u64,
@@ -146,21 +152,24 @@ impl State {
     /// How much of a piece may pass, and whether everything is cut after it.
     fn admit(&mut self, direction: Direction, count: usize) -> (usize, bool) {
         let wanted = u64::try_from(count).unwrap_or(u64::MAX);
-        let (admitted, last) = match &mut self.budget {
-            Some((limited, left)) if *limited == direction => {
+        let (admitted, then) = match &mut self.budget {
+            Some((limited, left, then)) if *limited == direction => {
                 let admitted = wanted.min(*left);
                 *left -= admitted;
-                (admitted, *left == 0)
+                (admitted, (*left == 0).then_some(*then))
             }
-            _ => (wanted, false),
+            _ => (wanted, None),
         };
-        if last {
+        if then.is_some() {
             self.budget = None;
+        }
+        if then == Some(Mode::Stall) {
+            self.mode = Mode::Stall;
         }
         let counter =
             if direction == Direction::Up { &mut self.up_bytes } else { &mut self.down_bytes };
         *counter += admitted;
-        (usize::try_from(admitted).unwrap_or(count), last)
+        (usize::try_from(admitted).unwrap_or(count), then == Some(Mode::Cut))
     }
 }
 
@@ -214,7 +223,14 @@ fn join(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) -> std::io::
     server.set_nodelay(true)?;
     let (up_from, up_to) = (client.try_clone()?, server.try_clone()?);
     let (down_from, down_to) = (server.try_clone()?, client.try_clone()?);
-    shared.lock().open.extend([client, server]);
+    {
+        let mut state = shared.lock();
+        state.open.extend([client, server]);
+        // A cut that came since this one was accepted did not know of it.
+        if matches!(state.mode, Mode::Cut | Mode::Ended) {
+            state.cut_all();
+        }
+    }
     for (from, to, direction) in
         [(up_from, up_to, Direction::Up), (down_from, down_to, Direction::Down)]
     {
@@ -239,14 +255,23 @@ fn pump(
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = from.read(&mut buffer)?;
-        if count == 0 || !shared.may_pass() {
+        if count == 0 {
             return Ok(());
         }
-        let (admitted, last) = shared.lock().admit(direction, count);
-        to.write_all(buffer.get(..admitted).unwrap_or_default())?;
-        if last {
-            shared.lock().cut_all();
-            return Ok(());
+        // Several pieces only where a stall comes in the middle of what was read.
+        let mut left = buffer.get(..count).unwrap_or_default();
+        while !left.is_empty() {
+            if !shared.may_pass() {
+                return Ok(());
+            }
+            let (admitted, last) = shared.lock().admit(direction, left.len());
+            let (piece, rest) = left.split_at(admitted);
+            to.write_all(piece)?;
+            if last {
+                shared.lock().cut_all();
+                return Ok(());
+            }
+            left = rest;
         }
     }
 }
@@ -327,6 +352,23 @@ mod tests {
         proxy.cut_after(Direction::Down, 7);
         assert_eq!(ask(&connect(&proxy), b"0123456789"), b"0123456");
         assert_eq!(ask(&connect(&proxy), b"0123456789"), b"0123456789");
+    }
+
+    #[test]
+    fn a_download_stalls_after_so_many_bytes_and_loses_none() {
+        let proxy = TcpProxy::start(echo()).unwrap();
+        proxy.stall_after(Direction::Down, 7);
+        let stream = connect(&proxy);
+        (&stream).write_all(b"0123456789").unwrap();
+        let mut passed = [0; 7];
+        (&stream).read_exact(&mut passed).unwrap();
+        assert_eq!(&passed, b"0123456");
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        assert!((&stream).read(&mut passed).is_err());
+        assert_eq!(proxy.passed_bytes(Direction::Down), 7);
+        proxy.pass();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        assert_eq!(ask(&stream, b"abc"), b"789");
     }
 
     #[test]

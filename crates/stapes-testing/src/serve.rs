@@ -159,7 +159,7 @@ where
             stream.shutdown().await?;
             let mut nowhere = tokio::io::sink();
             let drain = tokio::io::copy(&mut stream, &mut nowhere);
-            drop(tokio::time::timeout(Duration::from_millis(200), drain).await);
+            drop(tokio::time::timeout(Duration::from_secs(2), drain).await);
             break;
         }
     }

@@ -5,6 +5,7 @@
 //! start in a tenth of a second and stop as fast.
 //! All calls are synchronous; in a tokio test they block the thread for as long as the server needs.
 
+use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::supervisor::Supervisor;
+use crate::supervisor::{SCRIPT_NAME, Supervisor};
 use crate::{Error, Result, http};
 
 /// How long a call may wait for the server's next byte; long enough for any operation of a test.
@@ -70,14 +71,19 @@ impl IncusServer {
 
     /// Starts a server that differs from the usual one.
     pub fn start_with(options: &ServerOptions) -> Result<Self> {
+        let address = free_address()?;
         // Short names: a unix socket must fit below. The supervisor removes the directory.
         let dir = tempfile::Builder::new()
             .prefix("stapes-")
             .tempdir()
             .map_err(Error::file("create a temporary directory for", "a server"))?
             .keep();
-        let address = free_address()?;
-        let (supervisor, daemon_pid) = Supervisor::start(&dir, &address.to_string(), options)?;
+        let started = Supervisor::start(&dir, &address.to_string(), options);
+        let (supervisor, daemon_pid) = started.inspect_err(|_| {
+            // Until the supervisor takes the directory over there is only its script in it.
+            drop(fs::remove_file(dir.join(SCRIPT_NAME)));
+            drop(fs::remove_dir(&dir));
+        })?;
         let init_pid = parent_of(daemon_pid)?;
         Ok(Self {
             dir,
@@ -147,7 +153,8 @@ impl IncusServer {
         body: Option<&Value>,
         patience: Duration,
     ) -> Result<Value> {
-        http::call(&self.socket(), method, path, body, patience)
+        let call = if method == "GET" { http::call } else { http::change };
+        call(&self.socket(), method, path, body, patience)
     }
 
     /// A new trust token for a client `name`, restricted to some projects or not at all.
@@ -177,7 +184,10 @@ impl IncusServer {
             tries += 1;
             match self.api("POST", "/1.0/networks", Some(&body)) {
                 Err(Error::Refused { message, .. })
-                    if tries < 10 && message.contains("does not exist") => {}
+                    if tries < 10 && message.contains("does not exist") =>
+                {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
                 done => return done.map(drop),
             }
         }
@@ -274,7 +284,7 @@ fn free_address() -> Result<SocketAddrV4> {
 
 fn parent_of(pid: u32) -> Result<u32> {
     let path = PathBuf::from(format!("/proc/{pid}/status"));
-    let status = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    let status = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
     parent.and_then(|parent| parent.trim().parse().ok()).ok_or_else(|| Error::File {
         operation: "find PPid in",

@@ -87,7 +87,7 @@ mod tests {
 
     fn post(sink: &HttpSink, path: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(sink.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let length = body.len();
         write!(stream, "POST {path} HTTP/1.1\r\nConnection: close\r\nX-Key: secret\r\nContent-Length: {length}\r\n\r\n{body}")
             .unwrap();

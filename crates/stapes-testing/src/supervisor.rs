@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use crate::{Error, Result, ServerOptions};
 
 const SCRIPT: &str = include_str!("../lab/incus-server.sh");
+/// The script's name in the directory of its server.
+pub(crate) const SCRIPT_NAME: &str = "incus-server.sh";
 
 /// More than the sum of the script's own deadlines; beyond it the supervisor is killed.
-const CLEAN_UP: Duration = Duration::from_secs(30);
+const CLEAN_UP: Duration = Duration::from_secs(120);
 
 pub(crate) struct Supervisor {
     dir: PathBuf,
@@ -29,7 +31,7 @@ impl Supervisor {
     pub(crate) fn start(dir: &Path, https: &str, options: &ServerOptions) -> Result<(Self, u32)> {
         let broken = |source| Error::Supervisor { dir: dir.to_owned(), source };
         // Inside the server's directory, so that it goes away with it.
-        let script = dir.join("incus-server.sh");
+        let script = dir.join(SCRIPT_NAME);
         std::fs::write(&script, SCRIPT).map_err(Error::file("write", &script))?;
         let mut command = Command::new("bash");
         command.arg(&script).arg("--dir").arg(dir).arg("--https").arg(https);

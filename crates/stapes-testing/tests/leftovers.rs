@@ -10,6 +10,11 @@ use std::time::{Duration, Instant};
 
 use stapes_testing::IncusServer;
 
+/// Bridges are interfaces of the host: another run of these tests may be under way on it.
+fn bridge(number: u32) -> String {
+    format!("stb{}n{number}", std::process::id())
+}
+
 /// A helper process with a server that has a bridge, a running and a frozen container.
 fn hold(ending: &str, bridge: &str) -> (Child, PathBuf) {
     // What runs the tests in the background, as a shell does with `&`, has them ignore Ctrl-C.
@@ -96,40 +101,40 @@ fn nothing_stays_when_a_server_is_dropped() {
     server.incus(&["launch", "busybox", "one"]).unwrap();
     server.incus(&["stop", "one"]).unwrap();
     server
-        .incus(&["network", "create", "stbr0", "ipv4.address=none", "ipv6.address=none"])
+        .incus(&["network", "create", &bridge(0), "ipv4.address=none", "ipv6.address=none"])
         .unwrap();
-    assert!(leftovers(&dir, "stbr0").len() > 5, "the check itself must see a living server");
+    assert!(leftovers(&dir, &bridge(0)).len() > 5, "the check itself must see a living server");
     drop(server);
-    assert_eq!(leftovers(&dir, "stbr0"), [""; 0]);
+    assert_eq!(leftovers(&dir, &bridge(0)), [""; 0]);
 }
 
 #[test]
 fn nothing_stays_when_a_test_panics() {
-    let (mut child, dir) = hold("panic", "stbr1");
+    let (mut child, dir) = hold("panic", &bridge(1));
     assert_eq!(child.wait().unwrap().code(), Some(101));
-    assert_clean("a panic", &dir, "stbr1");
+    assert_clean("a panic", &dir, &bridge(1));
 }
 
 #[test]
 fn nothing_stays_when_a_test_is_killed() {
-    let (mut child, dir) = hold("wait", "stbr2");
+    let (mut child, dir) = hold("wait", &bridge(2));
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_clean("kill -9", &dir, "stbr2");
+    assert_clean("kill -9", &dir, &bridge(2));
 }
 
 #[test]
 fn nothing_stays_after_an_interrupt_from_the_terminal() {
-    let (mut child, dir) = hold("wait", "stbr3");
+    let (mut child, dir) = hold("wait", &bridge(3));
     // To the whole group, as a terminal does, and twice, as people do.
     signal("-INT", &format!("-{}", child.id()));
     child.wait().unwrap();
-    assert_clean("Ctrl-C", &dir, "stbr3");
+    assert_clean("Ctrl-C", &dir, &bridge(3));
 }
 
 #[test]
 fn a_killed_supervisor_is_swept_by_the_next_one() {
-    let (mut child, dir) = hold("wait", "stbr4");
+    let (mut child, dir) = hold("wait", &bridge(4));
     let needle = format!("{}/incus-server.sh\0--dir", dir.display());
     let supervisor = fs::read_dir("/proc").unwrap().find_map(|entry| {
         let entry = entry.unwrap();
@@ -141,5 +146,5 @@ fn a_killed_supervisor_is_swept_by_the_next_one() {
     child.kill().unwrap();
     child.wait().unwrap();
     drop(IncusServer::start().unwrap());
-    assert_clean("the sweep", &dir, "stbr4");
+    assert_clean("the sweep", &dir, &bridge(4));
 }

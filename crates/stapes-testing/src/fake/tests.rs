@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use super::*;
 use crate::http;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn fake(version: Version) -> FakeIncus {
     FakeIncus::start(version, &["direct_backup"]).unwrap()
@@ -92,6 +92,39 @@ fn an_operation_can_vanish() {
     let vanishing = Operation::vanishes().takes(Duration::from_millis(10));
     fake.on("DELETE", "/x", [Reply::operation(vanishing)]);
     let refused = refusal(call(&fake, "DELETE", "/x"));
+    assert_eq!(refused, (404, "Operation not found".to_owned()));
+}
+
+#[test]
+fn the_end_of_a_change_is_known_even_if_the_operation_is_forgotten_by_then() {
+    for (code, err) in [(200, ""), (400, "no space")] {
+        let fake = fake(Version::Lts6);
+        let operation = |id: &str, code: u64| {
+            let operation = json!({ "id": id, "status_code": code, "err": err });
+            Frame::Text(json!({ "type": "operation", "metadata": operation }).to_string())
+        };
+        let id = "00000000-0000-4000-8000-000000000001";
+        let frames = vec![operation("other", 401), operation(id, 103), operation(id, code)];
+        fake.on("GET", "/1.0/events", [Reply::websocket(frames)]);
+        fake.on("POST", "/x", [Reply::operation(Operation::vanishes())]);
+        let changed = http::change(&fake.socket(), "POST", "/x?project=p", None, PATIENCE);
+        if code == 200 {
+            assert_eq!(changed.unwrap()["id"], id);
+        } else {
+            assert_eq!(refusal(changed), (code, err.to_owned()));
+        }
+        assert_eq!(fake.requests()[0].query, "type=operation&project=p");
+    }
+}
+
+#[test]
+fn a_change_without_its_event_is_what_the_server_says_it_is() {
+    let fake = fake(Version::Lts7);
+    fake.on("GET", "/1.0/events", [Reply::error(403, "not authorized")]);
+    let replies = [Operation::success(), Operation::vanishes()].map(Reply::operation);
+    fake.on("POST", "/x", replies);
+    http::change(&fake.socket(), "POST", "/x", None, PATIENCE).unwrap();
+    let refused = refusal(http::change(&fake.socket(), "POST", "/x", None, PATIENCE));
     assert_eq!(refused, (404, "Operation not found".to_owned()));
 }
 
