@@ -140,6 +140,7 @@ main() {
     esac
     shift
   done
+  if [[ -n $PICTURE ]]; then "$ROOT/scripts/setup.sh" --picture; fi
   # The quick build: the servers do the work, and a release build takes three times as long.
   need_lab dev
   chapter "Two private Incus servers" "Both run here, on loopback. Yours are two machines."
