@@ -13,6 +13,7 @@ mod settings;
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use args::{Cli, Command};
 use exit::Exit;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     if let Err(error) = logging::start(&cli.global.log_level) {
         return end(Err(error));
     }
+    allow_many_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         // Nearly all time is spent waiting for servers.
         .worker_threads(2)
@@ -41,6 +43,15 @@ fn main() -> ExitCode {
     // any more, and the system's resolver takes its time and cannot be interrupted.
     runtime.shutdown_background();
     end(ended)
+}
+
+/// A run holds a lock, an open file, for each of its items; with the usual limit of 1024 it would end
+/// at about a thousand items.
+fn allow_many_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where that is forbidden, the limit is as it was, and smaller runs do not need more.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 async fn dispatch(command: Command, settings: &Settings) -> Result<Exit, CommandError> {

@@ -2,13 +2,16 @@
 //! and one that did not run is left alone.
 
 use std::fs;
+use std::time::Duration;
 
+use rustix::process::Signal;
 use stapes_testing::fake::{FakeIncus, Version};
 use stapes_testing::{Scope, TcpProxy, pair};
 
 use crate::lab::Lab;
 use crate::rig::{
-    Background, assert_says, by_proxy, by_socket, causes, fake_source, init_pid, status, steps,
+    Background, assert_says, by_proxy, by_socket, causes, fake_source, init_pid, is_idle, status,
+    steps,
 };
 
 /// The names of what is in the journal.
@@ -99,13 +102,9 @@ fn an_instance_runs_again_after_ctrl_c() {
     configure_behind(&lab, &proxy, "consistency: stop");
     let before = init_pid(&source, "c1");
 
-    let mut run = Background::replicate(&lab, &[]);
-    run.wait_for_start("stop");
-    // Slow enough that the signal comes between stop and start.
-    proxy.delay(std::time::Duration::from_millis(600));
-    run.wait_for_end("stop");
-    assert_eq!(status(&source, "c1"), "Stopped");
-    run.signal("INT");
+    let run = stopped_between_stop_and_start(&lab, &proxy, "Stopped");
+    run.signal(Signal::INT);
+    run.signal(Signal::CONT);
     let ran = run.end().expect_code(130);
     assert_says(&ran.stderr, &["interrupted: cleaning up"]);
     assert_eq!(ran.report()["interrupted"], true);
@@ -115,15 +114,23 @@ fn an_instance_runs_again_after_ctrl_c() {
     assert_eq!(lab.target().instances().unwrap(), [""; 0]);
 }
 
+/// A run that stands still, with its only running instance in this status; it goes on when told.
+fn stopped_between_stop_and_start(lab: &Lab, proxy: &TcpProxy, wanted: &str) -> Background {
+    let source = lab.source();
+    // So slow that the run hears of it only when it has long been stopped itself.
+    proxy.delay(Duration::from_millis(100));
+    let run = Background::replicate(lab, &[]);
+    run.stop_when(wanted, || {
+        status(&source, "c1") == wanted && is_idle(&pair().source, lab.name())
+    });
+    run
+}
+
 /// Kills a run between stop and start; the instance is stopped and the journal knows.
-fn killed_between_stop_and_start(lab: &Lab, consistency: &str, step: &str) {
+fn killed_between_stop_and_start(lab: &Lab, consistency: &str, wanted: &str) {
     let proxy = TcpProxy::start(pair().source.https_address()).unwrap();
     configure_behind(lab, &proxy, &format!("consistency: {consistency}"));
-    let mut run = Background::replicate(lab, &[]);
-    run.wait_for_start(step);
-    proxy.delay(std::time::Duration::from_millis(600));
-    run.wait_for_end(step);
-    run.kill();
+    stopped_between_stop_and_start(lab, &proxy, wanted).kill();
     lab.configure(&lab.job().set(&format!("consistency: {consistency}")));
 }
 
@@ -133,7 +140,7 @@ fn what_a_killed_run_stopped_is_started_by_the_next_one() {
     let source = lab.source();
     source.launch("c1").unwrap();
     source.create("rests").unwrap();
-    killed_between_stop_and_start(&lab, "stop", "stop");
+    killed_between_stop_and_start(&lab, "stop", "Stopped");
     assert_eq!(status(&source, "c1"), "Stopped");
     assert_eq!(journal(&lab).len(), 1);
 
@@ -155,7 +162,7 @@ fn what_a_killed_run_froze_is_thawed_by_the_next_one() {
     let lab = Lab::new();
     let source = lab.source();
     source.launch("c1").unwrap();
-    killed_between_stop_and_start(&lab, "freeze", "freeze");
+    killed_between_stop_and_start(&lab, "freeze", "Frozen");
     assert_eq!(status(&source, "c1"), "Frozen");
     let ran = lab.replicate(&[]).complete();
     assert_says(&ran.stderr, &["it is running again"]);
@@ -169,7 +176,7 @@ fn what_became_of_a_stopped_instance_meanwhile_is_respected() {
     let lab = Lab::new();
     let source = lab.source();
     source.launch("c1").unwrap();
-    killed_between_stop_and_start(&lab, "stop", "stop");
+    killed_between_stop_and_start(&lab, "stop", "Stopped");
     source.state("c1", "start", false).unwrap();
     let before = init_pid(&source, "c1");
     lab.configure(&lab.job());
@@ -177,7 +184,7 @@ fn what_became_of_a_stopped_instance_meanwhile_is_respected() {
     assert_eq!(init_pid(&source, "c1"), before);
     assert_eq!(journal(&lab), [""; 0]);
 
-    killed_between_stop_and_start(&lab, "stop", "stop");
+    killed_between_stop_and_start(&lab, "stop", "Stopped");
     source.api("DELETE", "/1.0/instances/c1", None).unwrap();
     let ran = lab.replicate(&[]);
     assert_says(&ran.stderr, &["the instance does not exist any more"]);
@@ -190,7 +197,7 @@ fn a_name_that_now_means_another_server_brings_nothing_back_there() {
     let (source, target) = (lab.source(), lab.target());
     source.launch("c1").unwrap();
     target.create("c1").unwrap();
-    killed_between_stop_and_start(&lab, "stop", "stop");
+    killed_between_stop_and_start(&lab, "stop", "Stopped");
     // The same state directory, and a configuration in which the names are the other way round.
     let settings = [by_socket(&pair().target), by_socket(&pair().source)];
     let servers = [("source", settings[0].as_str()), ("target", settings[1].as_str())];
@@ -249,8 +256,8 @@ fn ctrl_c_while_an_instance_is_being_stopped_waits_until_it_is_known_how_that_en
     lab.configure(&lab.job().set("consistency: stop").set("stop-timeout: 15s"));
     let mut run = Background::replicate(&lab, &[]);
     run.wait_for_start("stop");
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    run.signal("INT");
+    std::thread::sleep(Duration::from_millis(300));
+    run.signal(Signal::INT);
     run.end().expect_code(130);
     // Nobody is left who would start it, so it must not stop any more.
     assert_eq!(status(&source, "c1"), "Running");

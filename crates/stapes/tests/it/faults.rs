@@ -3,31 +3,16 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use stapes_testing::fake::{FakeIncus, Operation, Reply, Version};
 use stapes_testing::{Direction, Pair, Scope, ServerOptions, TcpProxy, TestProject, pair};
 
 use crate::lab::{Job, Lab, files, how, onboard};
 use crate::rig::{
-    Background, assert_says, by_proxy, by_socket, causes, clones, configure_own, fake_source,
-    next_second, own_pair, remarks, server_certificate, steps, unfinished_clones, use_credentials,
-    wait_until,
+    Background, MIB, assert_says, bulk, by_proxy, by_socket, causes, configure, configure_own,
+    copied_through, fake_source, idle, next_second, own_pair, server_certificate, stalled_copy,
+    use_credentials, wait_until,
 };
-
-const MIB: usize = 1 << 20;
-
-/// Content that takes its size on the wire.
-fn bulk(bytes: usize) -> Vec<u8> {
-    vec![7; bytes]
-}
-
-/// The settings of the target when the source reaches it through a proxy.
-fn copied_through(target: &stapes_testing::IncusServer, proxy: &TcpProxy) -> String {
-    format!("{}, copy-url: {}", by_socket(target), proxy.https_url())
-}
-
-fn configure(lab: &Lab, source: &str, target: &str, job: &Job) {
-    lab.configure_with(&[("source", source), ("target", target)], &[("nightly", job)]);
-}
 
 #[test]
 fn a_source_that_is_not_there_ends_the_run_and_says_what_to_look_at() {
@@ -122,7 +107,7 @@ fn cut_in_the_middle(lab: &Lab, proxy: &TcpProxy, direction: Direction) {
         let ran = lab.replicate(&[]).expect_code(1);
         assert_says(&causes(&ran, "c1"), &["not copied to target"]);
         match before {
-            None => assert_eq!(target.instances().unwrap(), [""; 0]),
+            None => wait_until("nothing is left", || target.instances().unwrap().is_empty()),
             Some(before) => {
                 stapes_testing::tree::assert_same(&before, &files(target.rootfs("local", "c1")));
             }
@@ -163,7 +148,7 @@ fn servers_that_cannot_reach_each_other_are_told_from_others() {
     configure(&lab, &by_socket(&pair().source), &target, &lab.job());
     let ran = lab.replicate(&[]).expect_code(1);
     assert_says(&causes(&ran, "c1"), &["cannot reach each other", "`copy-url`", "`mode: relay`"]);
-    assert_eq!(lab.target().instances().unwrap(), [""; 0]);
+    wait_until("nothing is left", || lab.target().instances().unwrap().is_empty());
 }
 
 /// A run whose copy is stopped in the middle of its data by `fault`, which also ends the fault.
@@ -173,11 +158,7 @@ fn fault_mid_copy(
     step: &str,
     fault: impl FnOnce(),
 ) -> crate::lab::Ran {
-    let passed = proxy.passed_bytes(Direction::Up);
-    let mut run = Background::replicate(lab, &[]);
-    run.wait_for_start(step);
-    wait_until("data flow", || proxy.passed_bytes(Direction::Up) > passed + 3 * MIB as u64);
-    proxy.stall();
+    let run = stalled_copy(lab, proxy, step, 3 * MIB as u64);
     fault();
     run.end()
 }
@@ -295,10 +276,8 @@ fn a_target_that_is_paused_in_a_copy_is_given_up_and_the_next_run_makes_it_good(
     });
     assert_says(&causes(&ran.expect_code(1), "c1"), &["not copied to target"]);
     pair.target.resume().unwrap();
-    // The servers may still be at it; then that run says so, or the copy is done by now.
-    wait_until("the servers are idle", || {
-        pair.target.api("GET", "/1.0/operations", None).unwrap().get("running").is_none()
-    });
+    // They may still be at it.
+    idle(&pair, own.project.name());
     own.assert_replicated("c1");
 }
 
@@ -336,7 +315,7 @@ fn a_full_target_loses_nothing_and_goes_on_when_there_is_room() {
         let ran = lab.replicate(&[]).expect_code(1);
         assert_says(&causes(&ran, "c1"), &["a storage pool is full", "free space there"]);
         match before {
-            None => assert_eq!(target.instances().unwrap(), [""; 0]),
+            None => wait_until("nothing is left", || target.instances().unwrap().is_empty()),
             Some(before) => {
                 stapes_testing::tree::assert_same(&before, &files(target.rootfs("local", "c1")));
             }
@@ -366,206 +345,16 @@ fn a_snapshot_that_is_deleted_before_it_is_copied_fails_its_item_alone() {
     lab.configure(&lab.job().set("consistency: stop").set("stop-timeout: 3s"));
     let mut run = Background::replicate(&lab, &[]);
     run.wait_for(|event| event["event"] == "step-finished" && event["item"]["name"] == "c1");
+    run.signal(Signal::STOP);
     let snapshots = source.snapshots("c1").unwrap();
     let path = format!("/1.0/instances/c1/snapshots/{}", snapshots[0]);
     source.api("DELETE", &path, None).unwrap();
+    run.signal(Signal::CONT);
     let ran = run.end().expect_code(1);
     let said = ["was deleted on source before it could be copied", "nothing was changed"];
     assert_says(&causes(&ran, "c1"), &said);
     assert_eq!(ran.item("instance", "c2")["outcome"], "complete");
     assert_eq!(lab.target().instances().unwrap(), ["c2"]);
-}
-
-/// A replica with a snapshot that only the target still has, on a source where btrfs will stumble
-/// over the order of names. Returns the name of that snapshot.
-fn with_a_stumbling_block(lab: &Lab) -> String {
-    let source = lab.source();
-    source.create("c1").unwrap();
-    lab.configure(&lab.job().set("keep: \"1\"").to("keep: \"9\""));
-    source.write("local", "c1", "root/one", b"one").unwrap();
-    let first = lab.replicate(&[]).complete().snapshot("instance", "c1");
-    next_second();
-    lab.replicate(&[]).complete();
-    assert_eq!(source.snapshots("c1").unwrap().len(), 1);
-    // The oldest one that is missing there goes against the one before it by name, missing too.
-    for name in ["zz", "auto-2"] {
-        next_second();
-        source.snapshot("c1", name).unwrap();
-    }
-    source.write("local", "c1", "root/one", &bulk(8 * MIB)).unwrap();
-    next_second();
-    first
-}
-
-/// The asides on the target.
-fn asides(lab: &Lab) -> Vec<String> {
-    let all = lab.target().instances().unwrap();
-    all.into_iter().filter(|name| name.contains("-aside-")).collect()
-}
-
-#[test]
-fn a_replica_that_btrfs_cannot_refresh_is_replaced_and_its_history_is_kept() {
-    let lab = Lab::new();
-    let first = with_a_stumbling_block(&lab);
-    let ran = lab.replicate(&[]).complete();
-    assert_eq!(steps(&ran, "c1")[..4], ["snapshot", "preserve", "set-aside", "full-copy"]);
-    assert_eq!(how(&ran.item("instance", "c1")), "full copy");
-    let said = ["copied in full, because btrfs can send", "which the target lacks too"];
-    assert_says(&remarks(&ran, "instance", "c1"), &said);
-    lab.assert_same_container("c1", &ran.snapshot("instance", "c1"));
-    assert_eq!(asides(&lab), [""; 0]);
-    let kept = clones(&lab);
-    assert!(kept.iter().any(|clone| clone["config"]["user.stapes.history-snapshot"] == first));
-    next_second();
-    let ran = lab.replicate(&[]).complete();
-    assert_eq!(how(&ran.item("instance", "c1")), "refresh");
-}
-
-/// Kills a run between the renaming of the old replica and the end of the full copy.
-fn killed_in_a_replacement(mode: &str) {
-    let lab = Lab::new();
-    let first = with_a_stumbling_block(&lab);
-    let proxy = TcpProxy::start(pair().target.https_address()).unwrap();
-    let target = format!("{}, copy-url: {}", by_proxy(&pair().target, &proxy), proxy.https_url());
-    let job = lab.job().set("keep: \"1\"").to("keep: \"9\"").to(&format!("mode: {mode}"));
-    configure(&lab, &by_socket(&pair().source), &target, &job);
-    let mut run = Background::replicate(&lab, &[]);
-    run.wait_for_start("full-copy");
-    let passed = proxy.passed_bytes(Direction::Up);
-    wait_until("data flow", || proxy.passed_bytes(Direction::Up) > passed + MIB as u64);
-    proxy.stall();
-    run.kill();
-    assert_eq!(asides(&lab).len(), 1);
-    // The old data are there all the time.
-    let aside = files(lab.target().rootfs("local", &asides(&lab)[0]));
-    assert!(
-        !stapes_testing::tree::diff(&aside, &files(lab.source().rootfs("local", "c1"))).is_empty()
-    );
-    proxy.pass();
-    next_second();
-
-    // Where the servers go on without us, a run that comes too early says so and harms nothing.
-    let early = lab.replicate(&[]);
-    assert!([0, 1].contains(&early.code), "{early:?}");
-    idle(&lab);
-    next_second();
-    let ran = lab.replicate(&[]).complete();
-    lab.assert_same_container("c1", &ran.snapshot("instance", "c1"));
-    assert_eq!(asides(&lab), [""; 0]);
-    let kept = clones(&lab);
-    assert!(kept.iter().any(|clone| clone["config"]["user.stapes.history-snapshot"] == first));
-}
-
-#[test]
-fn a_run_killed_while_it_replaces_a_replica_is_made_good_when_data_went_through_it() {
-    killed_in_a_replacement("relay");
-}
-
-#[test]
-fn a_run_killed_while_it_replaces_a_replica_is_made_good_when_the_servers_go_on() {
-    killed_in_a_replacement("push");
-}
-
-/// Kills a run whose servers go on with a first copy and with a refresh, and runs again meanwhile.
-fn run_while_the_servers_still_copy(name: &str) {
-    let lab = Lab::new();
-    let source = lab.source();
-    let write = |path: &str| {
-        if name == "data" {
-            source.write_volume("local", name, path, &bulk(8 * MIB)).unwrap();
-        } else {
-            source.write("local", name, path, &bulk(8 * MIB)).unwrap();
-        }
-    };
-    if name == "data" {
-        source.volume("local", name).unwrap();
-    } else {
-        source.create(name).unwrap();
-    }
-    let proxy = TcpProxy::start(pair().target.https_address()).unwrap();
-    let target = copied_through(&pair().target, &proxy);
-    let job = lab.job().from("volumes: ['*']");
-    configure(&lab, &by_socket(&pair().source), &target, &job);
-    for (step, path) in [("full-copy", "one"), ("refresh", "two")] {
-        write(path);
-        let passed = proxy.passed_bytes(Direction::Up);
-        let mut run = Background::replicate(&lab, &[]);
-        run.wait_for_start(step);
-        wait_until("data flow", || proxy.passed_bytes(Direction::Up) > passed + 3 * MIB as u64);
-        proxy.stall();
-        run.kill();
-        next_second();
-        let early = lab.replicate(&[]).expect_code(1);
-        assert_says(&causes(&early, name), &["busy", "the next run goes on from there"]);
-        proxy.pass();
-        idle(&lab);
-        next_second();
-        let ran = lab.replicate(&[]).complete();
-        if name == "data" {
-            lab.assert_same_volume(name, &ran.snapshot("volume", name));
-        } else {
-            lab.assert_same_container(name, &ran.snapshot("instance", name));
-        }
-        next_second();
-    }
-}
-
-/// Waits until the servers have ended what they were at.
-fn idle(lab: &Lab) {
-    let path = format!("/1.0/operations?project={}", lab.name());
-    for server in [&pair().source, &pair().target] {
-        wait_until("the servers are idle", || {
-            server.api("GET", &path, None).unwrap().get("running").is_none()
-        });
-    }
-}
-
-#[test]
-fn a_run_that_comes_while_an_instance_is_still_copied_for_a_killed_one_harms_nothing() {
-    run_while_the_servers_still_copy("c1");
-}
-
-#[test]
-fn a_run_that_comes_while_a_volume_is_still_copied_for_a_killed_one_harms_nothing() {
-    run_while_the_servers_still_copy("data");
-}
-
-#[test]
-fn a_clone_that_a_killed_run_began_is_swept_and_made_again() {
-    let lab = Lab::new();
-    let (source, target) = (lab.source(), lab.target());
-    source.create("c1").unwrap();
-    let job = lab.job().set("keep: \"1\"").to("keep: \"9\"");
-    lab.configure(&job);
-    let first = lab.replicate(&[]).complete().snapshot("instance", "c1");
-    next_second();
-    lab.replicate(&[]).complete();
-    next_second();
-    let wanted = files(target.snapshot_rootfs("local", "c1", &first));
-
-    let proxy = TcpProxy::start(pair().target.https_address()).unwrap();
-    configure(&lab, &by_socket(&pair().source), &by_proxy(&pair().target, &proxy), &job);
-    proxy.delay(Duration::from_millis(150));
-    let mut run = Background::replicate(&lab, &[]);
-    run.wait_for_start("preserve");
-    run.stop_when("the clone is there, unfinished", || !unfinished_clones(&lab).is_empty());
-    run.kill();
-    assert_eq!(unfinished_clones(&lab).len(), 1);
-
-    lab.configure(&job);
-    next_second();
-    let ran = lab.replicate(&[]).complete();
-    let swept = |event: &serde_json::Value| {
-        event["event"] == "remark"
-            && event["text"].as_str().unwrap().contains("removed an unfinished clone of run 2")
-    };
-    assert!(ran.events().iter().any(swept), "{ran:?}");
-    let kept = clones(&lab);
-    let clone = kept.iter().find(|clone| clone["config"]["user.stapes.history-snapshot"] == first);
-    let clone = clone.unwrap();
-    assert!(clone["config"]["user.stapes.run"].is_null());
-    let name = clone["name"].as_str().unwrap();
-    stapes_testing::tree::assert_same(&wanted, &files(lab.history().rootfs("local", name)));
 }
 
 /// One run whose source is a fake with one stopped container, spoilt by `spoil`; returns the causes.
@@ -609,7 +398,7 @@ fn an_operation_that_never_seems_to_end_ends_with_ctrl_c() {
     let mut run = Background::replicate(&lab, &[]);
     run.wait_for_start("snapshot");
     std::thread::sleep(Duration::from_millis(500));
-    run.signal("TERM");
+    run.signal(Signal::TERM);
     let ran = run.end().expect_code(130);
     assert_eq!(ran.report()["interrupted"], true);
     assert!(fake.changes().iter().any(|change| change.starts_with("DELETE /1.0/operations/")));

@@ -1,21 +1,35 @@
 //! Two runs at the same time: who is turned away, what they are told, and what no lock can prevent.
 
+use std::time::Duration;
+
+use rustix::process::Signal;
 use stapes_testing::{Scope, TcpProxy, pair, tree};
 
 use crate::lab::{Lab, files};
 use crate::rig::{
-    Background, assert_says, by_proxy, by_socket, causes, clones, next_second, unfinished_clones,
+    Background, assert_says, by_proxy, by_socket, causes, clones, idle, next_second,
+    unfinished_clones,
 };
+
+/// A way to the source that is so slow that a run can be stopped between any two of its requests.
+fn slow_source() -> TcpProxy {
+    let proxy = TcpProxy::start(pair().source.https_address()).unwrap();
+    proxy.delay(Duration::from_millis(100));
+    proxy
+}
 
 #[test]
 fn a_second_run_of_a_job_changes_nothing_and_says_who_is_at_it() {
     let lab = Lab::new();
     let source = lab.source();
     source.create("c1").unwrap();
-    lab.configure(&lab.job());
-    let mut first = Background::replicate(&lab, &[]);
-    first.wait_for_end("snapshot");
-    first.signal("STOP");
+    let slow = slow_source();
+    let servers =
+        [("source", by_proxy(&pair().source, &slow)), ("target", by_socket(&pair().target))];
+    lab.configure_with(&servers, &[("nightly", &lab.job())]);
+    let first = Background::replicate(&lab, &[]);
+    first.stop_when("the snapshot is made", || !source.snapshots("c1").unwrap().is_empty());
+    slow.pass();
     let before = source.snapshots("c1").unwrap();
 
     let second = lab.stapes(&["replicate"]).expect_code(11);
@@ -26,7 +40,7 @@ fn a_second_run_of_a_job_changes_nothing_and_says_who_is_at_it() {
 
     // Looking is allowed.
     lab.replicate(&["--dry-run"]).complete();
-    first.signal("CONT");
+    first.signal(Signal::CONT);
     first.end().complete();
     lab.replicate(&[]).complete();
 }
@@ -37,7 +51,9 @@ fn an_item_that_another_job_is_at_is_left_to_it_also_under_another_name_of_the_s
     let source = lab.source();
     source.create("c1").unwrap();
     source.create("c2").unwrap();
-    let servers = [by_socket(&pair().source), by_socket(&pair().source), by_socket(&pair().target)];
+    let slow = slow_source();
+    let one = by_proxy(&pair().source, &slow);
+    let servers = [one, by_socket(&pair().source), by_socket(&pair().target)];
     let [one, other, target] = servers.each_ref().map(String::as_str);
     let both = [("nightly", &lab.job().from("instances: [c1]")), ("weekly", &lab.job())];
     lab.configure_with(&[("source", one), ("other", other), ("target", target)], &both);
@@ -47,9 +63,9 @@ fn an_item_that_another_job_is_at_is_left_to_it_also_under_another_name_of_the_s
     let second = second.replace("incus: source", "incus: other");
     lab.write_config(&format!("{first}  weekly:{second}"));
 
-    let mut nightly = Background::replicate(&lab, &["nightly"]);
-    nightly.wait_for(|event| event["event"] == "phase-started");
-    nightly.signal("STOP");
+    let nightly = Background::replicate(&lab, &["nightly"]);
+    nightly.stop_when("it is at c1", || !source.snapshots("c1").unwrap().is_empty());
+    slow.pass();
     let weekly = lab.replicate(&["weekly"]).expect_code(3);
     let who = format!("locked by job nightly (process {}, run 2", nightly.pid());
     assert_says(&causes(&weekly, "c1"), &[&who, "it was left to that run"]);
@@ -57,7 +73,7 @@ fn an_item_that_another_job_is_at_is_left_to_it_also_under_another_name_of_the_s
     assert_eq!(weekly.item("instance", "c2")["outcome"], "complete");
     assert_eq!(weekly.report()["outcome"], "incomplete");
     assert_eq!(lab.target().instances().unwrap(), ["c2"]);
-    nightly.signal("CONT");
+    nightly.signal(Signal::CONT);
     nightly.end().complete();
     assert_eq!(lab.target().instances().unwrap(), ["c1", "c2"]);
 }
@@ -94,6 +110,8 @@ fn two_runs_that_know_nothing_of_each_other_lose_nothing() {
         }
         next_second();
     }
+    // What failed for us may still go on between the servers.
+    idle(pair(), lab.name());
     let ran = lab.replicate(&[]).complete();
     lab.assert_same_container("c1", &ran.snapshot("instance", "c1"));
     lab.assert_same_volume("data", &ran.snapshot("volume", "data"));
@@ -126,7 +144,7 @@ fn a_clone_that_a_living_run_is_making_is_not_swept_by_another_one() {
     let servers = servers.each_ref().map(|(name, text)| (*name, text.as_str()));
     let weekly = lab.job().from("instances: [c2]");
     lab.configure_with(&servers, &[("nightly", &job), ("weekly", &weekly)]);
-    proxy.delay(std::time::Duration::from_millis(150));
+    proxy.delay(Duration::from_millis(150));
     let mut run = Background::replicate(&lab, &["nightly"]);
     run.wait_for_start("preserve");
     run.stop_when("the clone is there, unfinished", || !unfinished_clones(&lab).is_empty());
@@ -135,7 +153,7 @@ fn a_clone_that_a_living_run_is_making_is_not_swept_by_another_one() {
     lab.replicate(&["weekly"]).complete();
     with_other_state(&lab, "instances: [c2]").replicate(&[]);
     assert_eq!(unfinished_clones(&lab).len(), 1);
-    run.signal("CONT");
+    run.signal(Signal::CONT);
     run.end().complete();
     let clones = clones(&lab);
     assert_eq!(clones.len(), 1);

@@ -19,6 +19,8 @@ mod force;
 #[cfg(test)]
 mod import;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod locks;

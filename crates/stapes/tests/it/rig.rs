@@ -10,14 +10,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use stapes_testing::fake::{FakeIncus, Operation, Reply};
-use stapes_testing::{IncusServer, Pair, Scope, ServerOptions, TcpProxy};
+use stapes_testing::{Direction, IncusServer, Pair, Scope, ServerOptions, TcpProxy};
 
 use crate::lab::{Job, Lab, Ran};
 
 /// Longer than anything that a test waits for, unless something hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A run of the binary that goes on beside the test; killed if the test ends first.
 pub(crate) struct Background {
@@ -74,16 +75,9 @@ impl Background {
         self.wait_for(|event| event["event"] == "step-started" && event["step"]["do"] == step)
     }
 
-    /// Waits until a step has ended.
-    #[track_caller]
-    pub(crate) fn wait_for_end(&mut self, step: &str) -> Value {
-        self.wait_for(|event| event["event"] == "step-finished" && event["step"]["do"] == step)
-    }
-
-    /// Sends a signal by name, such as `INT`.
-    pub(crate) fn signal(&self, name: &str) {
-        let line = format!("kill -{name} {}", self.pid());
-        assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success());
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Lets the run go on in short steps until something is so, and leaves it stopped
@@ -92,10 +86,10 @@ impl Background {
     #[track_caller]
     pub(crate) fn stop_when(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         wait_until(what, || {
-            self.signal("STOP");
+            self.signal(Signal::STOP);
             let found = is_so();
             if !found {
-                self.signal("CONT");
+                self.signal(Signal::CONT);
                 std::thread::sleep(Duration::from_millis(25));
             }
             let text = self.stdout.lock().unwrap();
@@ -183,6 +177,34 @@ pub(crate) fn configure_own(lab: &Lab, pair: &Pair, job: &Job) {
     lab.configure_with(&[("source", &source), ("target", &target)], &[("nightly", job)]);
 }
 
+/// Bytes.
+pub(crate) const MIB: usize = 1 << 20;
+
+/// Content that takes its size on the wire.
+pub(crate) fn bulk(bytes: usize) -> Vec<u8> {
+    vec![7; bytes]
+}
+
+/// The settings of the target when the source reaches it through a proxy.
+pub(crate) fn copied_through(target: &IncusServer, proxy: &TcpProxy) -> String {
+    format!("{}, copy-url: {}", by_socket(target), proxy.https_url())
+}
+
+/// Configures one job between two servers.
+pub(crate) fn configure(lab: &Lab, source: &str, target: &str, job: &Job) {
+    lab.configure_with(&[("source", source), ("target", target)], &[("nightly", job)]);
+}
+
+/// A run whose copy stands still after so many bytes.
+pub(crate) fn stalled_copy(lab: &Lab, proxy: &TcpProxy, step: &str, bytes: u64) -> Background {
+    let passed = proxy.passed_bytes(Direction::Up);
+    proxy.stall_after(Direction::Up, bytes);
+    let mut run = Background::replicate(lab, &[]);
+    run.wait_for_start(step);
+    wait_until("data flow", || proxy.passed_bytes(Direction::Up) >= passed + bytes);
+    run
+}
+
 /// What an instance is doing: `Running`, `Stopped`, `Frozen`.
 pub(crate) fn status(scope: &Scope<'_>, instance: &str) -> String {
     let found = scope.api("GET", &format!("/1.0/instances/{instance}"), None).unwrap();
@@ -193,6 +215,20 @@ pub(crate) fn status(scope: &Scope<'_>, instance: &str) -> String {
 pub(crate) fn init_pid(scope: &Scope<'_>, instance: &str) -> u64 {
     let state = scope.api("GET", &format!("/1.0/instances/{instance}/state"), None).unwrap();
     state["pid"].as_u64().unwrap()
+}
+
+/// Whether a server is at nothing in a project.
+pub(crate) fn is_idle(server: &IncusServer, project: &str) -> bool {
+    let path = format!("/1.0/operations?project={project}");
+    server.api("GET", &path, None).unwrap().get("running").is_none()
+}
+
+/// Waits until both servers have ended what they were at in a project.
+#[track_caller]
+pub(crate) fn idle(pair: &Pair, project: &str) {
+    for server in [&pair.source, &pair.target] {
+        wait_until("the servers are idle", || is_idle(server, project));
+    }
 }
 
 /// Two snapshots of one item differ in their names from one second to the next.
