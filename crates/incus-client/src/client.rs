@@ -71,11 +71,6 @@ impl Client {
         &self.core.label
     }
 
-    /// The deadlines of this client.
-    pub fn timeouts(&self) -> Timeouts {
-        self.core.timeouts
-    }
-
     /// The same client with event streams of its own.
     pub(crate) fn detached(&self) -> Self {
         let Core { http, base, label, timeouts, .. } = self.core.as_ref();

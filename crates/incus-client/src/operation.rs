@@ -286,14 +286,6 @@ impl Operation {
         Canceller { client, id, action, not_before: self.born + CANCEL_AGE }
     }
 
-    /// Asks the server for the present state.
-    pub async fn refresh(&mut self) -> Result<&OperationInfo> {
-        if !self.info.is_final() {
-            self.info = self.look().await?;
-        }
-        Ok(&self.info)
-    }
-
     /// Asks the server to cancel the operation, and does not wait for it to end.
     ///
     /// Takes half a second if the operation was only just created, for the sake of the server.

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use jiff::Timestamp;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -116,20 +117,42 @@ pub async fn register(url: &str, identity: &Identity, token: &TrustToken) -> Res
         timeouts: Timeouts::default(),
     };
     let client = Client::https(&options)?;
-    let action = format!("register at {url} with a trust token");
+    present(&client, token).await?;
+    Ok(client)
+}
+
+/// Shows the token to the server of `client`, and asks whether it is trusted now.
+async fn present(client: &Client, token: &TrustToken) -> Result<()> {
+    let action = format!("register at {} with a trust token", client.label());
     let body = json!({ "type": "client", "trust_token": token.encoded() });
-    client.post(api_path!["certificates"], &*action).json(&body).done().await?;
+    // The server does this at once. Asking for events before it would be refused, and the client
+    // would remember that.
+    let request = client.post(api_path!["certificates"], &*action).json(&body);
+    request.fetch::<IgnoredAny>().await?;
     if !client.server().await?.is_trusted() {
         let detail = "it took the token, but does not trust the certificate";
         return Err(client.error(&action, Cause::Protocol { detail: detail.to_owned() }));
     }
-    Ok(client)
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use stapes_testing::fake::{FakeIncus, Reply, Version};
+
     use super::*;
     use crate::error::ErrorKind;
+
+    #[tokio::test]
+    async fn a_client_that_has_just_registered_remembers_no_refused_events() {
+        let fake = FakeIncus::start(Version::Lts6, &[]).unwrap();
+        fake.on("POST", "/1.0/certificates", [Reply::sync(json!({}))]);
+        let client = Client::unix(fake.socket()).unwrap();
+        let token = TrustToken::decode(&encode(&sample())).unwrap();
+        present(&client, &token).await.unwrap();
+        let asked: Vec<_> = fake.requests().into_iter().map(|request| request.path).collect();
+        assert_eq!(asked, ["/1.0/certificates", "/1.0"]);
+    }
 
     fn encode(json: &str) -> String {
         base64::engine::general_purpose::STANDARD.encode(json)

@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,13 +17,13 @@ use super::tally::Tally;
 use crate::error::{Cause, Error, ErrorKind, Result};
 use crate::operation::{Canceller, Operation, OperationClass, OperationInfo, WaitOptions};
 
-/// Waits for both operations while `pump`, if there is one, carries their data.
+/// Waits for both operations while `relay`, if there is one, carries their data.
 /// Also returns the bytes that the servers' progress tells of.
-pub(super) async fn run_both(
-    subject: &Subject,
+pub(super) async fn run_both<'a>(
+    subject: &'a Subject,
     mut source: Operation,
     mut target: Operation,
-    pump: impl Future<Output = Result<()>>,
+    relay: Option<BoxFuture<'a, Result<()>>>,
     options: &TransferOptions,
 ) -> (Result<(), TransferError>, Option<u64>) {
     let tally = Arc::new(Tally::default());
@@ -40,6 +41,8 @@ pub(super) async fn run_both(
         canceller,
         target_canceller: target.canceller(),
         sink,
+        is_relayed: relay.is_some(),
+        relay,
         cancelled: false,
         told: false,
         uncancellable: false,
@@ -49,15 +52,10 @@ pub(super) async fn run_both(
         grace: options.grace,
         source: None,
         target: None,
-        relay: None,
+        relay_error: None,
     };
-    ends.run(
-        pin!(source.wait(source_options)),
-        pin!(target.wait(target_options)),
-        pin!(pump),
-        &options.cancel,
-    )
-    .await;
+    ends.run(pin!(source.wait(source_options)), pin!(target.wait(target_options)), &options.cancel)
+        .await;
     (ends.conclude(), tally.total())
 }
 
@@ -72,6 +70,14 @@ async fn at(time: Option<Instant>) {
     }
 }
 
+/// Lets a relay work, if there is one.
+async fn carried(relay: &mut Option<BoxFuture<'_, Result<()>>>) -> Result<()> {
+    match relay {
+        Some(relay) => relay.await,
+        None => std::future::pending().await,
+    }
+}
+
 type Waiting<'a, F> = Pin<&'a mut F>;
 
 /// What is known of a running transfer.
@@ -81,6 +87,9 @@ struct BothEnds<'a> {
     target_canceller: Canceller,
     /// The target, if it is one that waits for connections.
     sink: Option<Ends>,
+    is_relayed: bool,
+    /// Carries the data while it works; dropping it closes the sockets of both operations.
+    relay: Option<BoxFuture<'a, Result<()>>>,
     cancelled: bool,
     /// The source has been told to stop.
     told: bool,
@@ -94,7 +103,7 @@ struct BothEnds<'a> {
     grace: Duration,
     source: Option<Result<OperationInfo>>,
     target: Option<Result<OperationInfo>>,
-    relay: Option<Error>,
+    relay_error: Option<Error>,
 }
 
 impl BothEnds<'_> {
@@ -102,10 +111,8 @@ impl BothEnds<'_> {
         &mut self,
         mut source: Waiting<'_, impl Future<Output = Result<OperationInfo>>>,
         mut target: Waiting<'_, impl Future<Output = Result<OperationInfo>>>,
-        mut pump: Waiting<'_, impl Future<Output = Result<()>>>,
         cancel: &CancellationToken,
     ) {
-        let mut pumping = true;
         while self.source.is_none() || self.target.is_none() {
             tokio::select! {
                 biased;
@@ -119,10 +126,10 @@ impl BothEnds<'_> {
                     self.source = Some(result);
                     self.ended(Side::Source, failed).await;
                 }
-                result = &mut pump, if pumping => {
-                    pumping = false;
+                result = carried(&mut self.relay), if self.relay.is_some() => {
+                    self.relay = None;
                     if let Err(error) = result {
-                        self.relay = Some(error);
+                        self.relay_error = Some(error);
                         self.ended(Side::Relay, true).await;
                     }
                 }
@@ -163,31 +170,38 @@ impl BothEnds<'_> {
         self.dismiss_target().await;
     }
 
-    /// Cancels the source, and with it the target.
+    /// Ends the source, and with it the target.
     ///
-    /// A source that pushes cannot be cancelled on any version; then there is nothing to wait for.
+    /// A source that pushes cannot be cancelled on any version, nor that of a volume on Incus 6.0.
+    /// A relay ends it all the same by closing its sockets; otherwise, if the target has its
+    /// connections, there is nothing to wait for.
     async fn stop_source(&mut self) {
         self.limit();
         self.stop_at = None;
-        if self.source.is_some() || std::mem::replace(&mut self.told, true) {
+        // What has passed whole is not disturbed.
+        if matches!(self.source, Some(Ok(_))) {
             return;
         }
-        if let Err(error) = self.canceller.cancel().await {
+        if self.source.is_none() && !std::mem::replace(&mut self.told, true) {
+            let Err(error) = self.canceller.cancel().await else { return };
             tracing::debug!(%error, "the source operation cannot be cancelled");
-            if self.cancelled && error.kind() == ErrorKind::BadRequest {
+            let refused = self.cancelled && error.kind() == ErrorKind::BadRequest;
+            if refused && !self.is_relayed && !self.dismiss_target().await {
                 self.uncancellable = true;
                 self.until = Some(Instant::now());
             }
         }
+        self.relay = None;
     }
 
-    /// Ends a target that still waits for its connections.
-    async fn dismiss_target(&mut self) {
-        if let (None, Some(sink)) = (&self.target, self.sink.take())
-            && let Err(error) = sink.touch().await
-        {
+    /// Ends a target that still waits for its connections; says whether it did.
+    async fn dismiss_target(&mut self) -> bool {
+        let (None, Some(sink)) = (&self.target, self.sink.take()) else { return false };
+        let touched = sink.touch().await;
+        if let Err(error) = &touched {
             tracing::debug!(%error, "the target has its connections");
         }
+        touched.is_ok()
     }
 
     fn limit(&mut self) {
@@ -225,7 +239,7 @@ impl BothEnds<'_> {
             cancelled: self.cancelled,
             source: source_error,
             target: target_error,
-            relay: self.relay,
+            relay: self.relay_error,
             bytes: None,
         })
     }

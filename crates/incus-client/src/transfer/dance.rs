@@ -2,13 +2,16 @@
 //!
 //! Where a transfer can be cancelled it is by its source operation, so whatever goes wrong, the
 //! source is cancelled and the target fails by itself and removes what it has begun. The source of
-//! a push cannot be cancelled, nor can that of a volume on Incus 6.0: these go on to their end.
+//! a push cannot be cancelled, nor can that of a volume on Incus 6.0: these go on to their end,
+//! except that a relay ends them by closing its sockets.
 //! Dropping one of these futures leaves the servers to their own time-outs; cancel instead.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::both::run_both;
@@ -42,7 +45,8 @@ pub struct TransferOptions {
     pub cancel: CancellationToken,
     /// Receives the bytes moved so far, as far as the servers tell.
     pub on_bytes: Option<ByteSink>,
-    /// How long a side may take to end after the other one has. Default 30 s.
+    /// How long a side may take to end after the other one has, or to answer a request that was
+    /// under way when it was cancelled. Default 30 s.
     pub grace: Duration,
     /// Give up when a server has not answered for this long. Default 30 s.
     pub unreachable_for: Duration,
@@ -123,8 +127,8 @@ pub async fn relayed(
     };
     let counter = Counter::new(options.on_bytes.clone());
     let ends = [Ends::of(&source), Ends::of(&target)];
-    let pump = carry(&ends, &counter);
-    let (result, _) = Box::pin(run_both(transfer.subject, source, target, pump, options)).await;
+    let relay = Some(carry(&ends, &counter).boxed());
+    let (result, _) = Box::pin(run_both(transfer.subject, source, target, relay, options)).await;
     let bytes = Some(counter.get());
     match result {
         Ok(()) => Ok(Transferred { bytes, url: None }),
@@ -180,13 +184,9 @@ async fn push_once(
     let target = accept(transfer, SinkMode::Push, options).await?;
     let remote = remote(url, certificate, &target);
     let request = transfer.from.migrate_source(transfer.subject, &transfer.flags, Some(&remote));
-    let sent = unless_cancelled(request, transfer.from, options).await;
-    let source = match sent {
+    let source = match begin(transfer, Side::Source, request, options).await {
         Ok(source) => source,
-        Err(error) => {
-            let error = TransferError::of(transfer.subject, Side::Source, error);
-            return Err(dismiss(target, error, options).await);
-        }
+        Err(error) => return Err(dismiss(target, error, options).await),
     };
     between_servers(transfer.subject, source, target, url, options).await
 }
@@ -197,9 +197,7 @@ async fn offer(
     options: &TransferOptions,
 ) -> Result<Operation, TransferError> {
     let request = transfer.from.migrate_source(transfer.subject, &transfer.flags, None);
-    unless_cancelled(request, transfer.from, options)
-        .await
-        .map_err(|error| TransferError::of(transfer.subject, Side::Source, error))
+    begin(transfer, Side::Source, request, options).await
 }
 
 /// The step on the target.
@@ -209,23 +207,42 @@ async fn accept(
     options: &TransferOptions,
 ) -> Result<Operation, TransferError> {
     let request = transfer.to.create_from_migration(transfer.sink, mode, &transfer.flags);
-    unless_cancelled(request, transfer.to, options)
-        .await
-        .map_err(|error| TransferError::of(transfer.subject, Side::Target, error))
+    begin(transfer, Side::Target, request, options).await
 }
 
-async fn unless_cancelled(
+/// Carries out one step unless the transfer is cancelled before it is sent.
+///
+/// A server goes on with a request whose sender has gone away, so an answer that is under way is
+/// waited for: only who knows the operation can cancel it, or say that it goes on.
+async fn begin(
+    transfer: &Transfer<'_>,
+    side: Side,
     request: impl Future<Output = Result<Operation>>,
-    client: &Client,
     options: &TransferOptions,
-) -> Result<Operation> {
-    tokio::select! {
-        biased;
-        () = options.cancel.cancelled() => {
-            Err(client.error("begin a transfer", Cause::Cancelled { still_running: false }))
+) -> Result<Operation, TransferError> {
+    let cancel = &options.cancel;
+    let client = if side == Side::Target { transfer.to } else { transfer.from };
+    let fail = |cause| Err(client.error("begin a transfer", cause));
+    let answer = async {
+        if cancel.is_cancelled() {
+            return fail(Cause::Cancelled { still_running: false });
         }
-        result = request => result,
-    }
+        let mut request = pin!(request);
+        tokio::select! {
+            biased;
+            result = &mut request => return result,
+            () = cancel.cancelled() => {}
+        }
+        match tokio::time::timeout(options.grace, request).await {
+            Ok(result) => result,
+            Err(_) => fail(Cause::Timeout { after: options.grace }),
+        }
+    };
+    answer.await.map_err(|error| {
+        let mut failed = TransferError::of(transfer.subject, side, error);
+        failed.cancelled |= cancel.is_cancelled();
+        failed
+    })
 }
 
 fn remote(url: &str, certificate: &str, operation: &Operation) -> Remote {
@@ -270,8 +287,7 @@ async fn between_servers(
     url: &str,
     options: &TransferOptions,
 ) -> Result<Transferred, TransferError> {
-    let nothing = std::future::pending::<Result<()>>();
-    let (result, bytes) = Box::pin(run_both(subject, source, target, nothing, options)).await;
+    let (result, bytes) = Box::pin(run_both(subject, source, target, None, options)).await;
     match result {
         Ok(()) => Ok(Transferred { bytes, url: Some(url.to_owned()) }),
         Err(error) => Err(TransferError { bytes, ..error }),

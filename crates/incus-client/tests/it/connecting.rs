@@ -189,9 +189,10 @@ async fn a_restricted_certificate_sees_its_projects_and_hears_their_operations()
     let seen = client.server().await.unwrap();
     assert!(seen.is_trusted() && seen.config.is_empty());
     // Incus 6.0 refuses the list and 7.0 shows it without configuration.
+    let is_6 = seen.environment.server_version.starts_with("6.0.");
     match client.storage_pools().await {
-        Ok(pools) => assert!(pools.iter().all(|pool| pool.config.is_empty())),
-        Err(error) => assert_eq!(error.kind(), ErrorKind::Denied),
+        Ok(pools) => assert!(!is_6 && pools.iter().all(|pool| pool.config.is_empty())),
+        Err(error) => assert!(is_6 && error.kind() == ErrorKind::Denied, "{}", chain(&error)),
     }
     let pool = client.storage_pool("local").await.unwrap().value;
     assert_eq!((pool.driver.as_str(), pool.config.len()), ("btrfs", 0));
@@ -199,8 +200,8 @@ async fn a_restricted_certificate_sees_its_projects_and_hears_their_operations()
     let denied = client.with_project("default").instances(&ListOptions::default()).await;
     // Incus 7.0 shows an empty project instead.
     match denied {
-        Ok(instances) => assert!(instances.is_empty()),
-        Err(error) => assert_eq!(error.kind(), ErrorKind::Denied),
+        Ok(instances) => assert!(!is_6 && instances.is_empty()),
+        Err(error) => assert!(is_6 && error.kind() == ErrorKind::Denied, "{}", chain(&error)),
     }
 
     let client = client.with_project(project.name());
@@ -237,5 +238,5 @@ async fn a_server_that_stalls_in_the_handshake_runs_into_the_connect_deadline() 
     options.timeouts.connect = Duration::from_millis(300);
     let error = Client::https(&options).unwrap().server().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{}", chain(&error));
-    assert!(!chain(&error).is_empty());
+    assert!(chain(&error).contains("timed out"), "{}", chain(&error));
 }

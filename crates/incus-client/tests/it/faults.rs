@@ -3,12 +3,16 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use incus_client::instances::InstanceSource;
+use incus_client::transfer::{
+    Flags, Reach, Sink, Subject, Transfer, TransferError, TransferOptions, push, relayed,
+};
 use incus_client::{Client, Error, ErrorKind, ListOptions, OperationStatus, WaitOptions};
 use serde_json::{Value, json};
 use stapes_testing::fake::{FakeIncus, Frame, Operation, Reply, Version};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{chain, fake_client, patient};
+use crate::support::{chain, container, eventually, fake_client, fake_client_within, patient};
 
 const VERSIONS: [Version; 2] = [Version::Lts6, Version::Lts7];
 const FIRST_ID: &str = "00000000-0000-4000-8000-000000000001";
@@ -28,6 +32,17 @@ fn refuse_events(fake: &FakeIncus) {
 fn count(fake: &FakeIncus, path: &str) -> usize {
     fake.requests().iter().filter(|request| request.path.starts_with(path)).count()
 }
+
+/// An event of the first operation.
+fn event(status: u16, metadata: &Value) -> Frame {
+    let operation = json!({ "id": FIRST_ID, "class": "task", "status_code": status,
+                            "metadata": metadata, "err": "" });
+    let event = json!({ "type": "operation", "project": "default", "metadata": operation });
+    Frame::Text(event.to_string())
+}
+
+/// Keeps an event stream open for longer than any test takes.
+const STAYS_OPEN: Frame = Frame::Pause(Duration::from_secs(300));
 
 async fn delete(client: &Client) -> Result<OperationStatus, Error> {
     let mut operation = client.delete_instance("x").await?;
@@ -67,8 +82,7 @@ async fn a_real_failure_that_sounds_like_a_poll_time_out_is_a_failure() {
 
 #[tokio::test]
 async fn a_failed_operation_that_is_gone_before_the_second_look_keeps_its_words() {
-    let operation = Operation::failure("the reason").kept(Duration::from_millis(30));
-    let (fake, client) = fake_with(Version::Lts6, operation);
+    let (fake, client) = fake_with(Version::Lts6, Operation::failure("the reason"));
     refuse_events(&fake);
     let gone = Reply::error(404, "Operation not found");
     fake.on("GET", &format!("/1.0/operations/{FIRST_ID}"), [gone]);
@@ -106,19 +120,14 @@ async fn a_silent_event_stream_costs_no_result() {
             (Err(error), Some(words)) => assert_eq!(error.message(), Some(words)),
             other => panic!("{other:?}"),
         }
-        assert!(started.elapsed() < Duration::from_secs(4));
+        // Far from the deadline of the wait.
+        assert!(started.elapsed() < Duration::from_secs(25));
         assert_eq!(count(&fake, &format!("/1.0/operations/{FIRST_ID}/wait")), 0);
     }
 }
 
 #[tokio::test]
 async fn events_bring_progress_and_the_end_even_when_the_operation_is_gone_by_then() {
-    let event = |status: u16, metadata: Value| {
-        let operation = json!({ "id": FIRST_ID, "class": "task", "status_code": status,
-                                "metadata": metadata, "err": "" });
-        let event = json!({ "type": "operation", "project": "default", "metadata": operation });
-        Frame::Text(event.to_string())
-    };
     let progress = json!({ "fs_progress": "x: 1.50MB (0.50MB/s)" });
     let (fake, client) = fake_with(Version::Lts6, Operation::never_ends());
     let frames = vec![
@@ -126,9 +135,10 @@ async fn events_bring_progress_and_the_end_even_when_the_operation_is_gone_by_th
         Frame::Text("not JSON".to_owned()),
         Frame::Text(json!({ "type": "logging", "metadata": {} }).to_string()),
         Frame::Pause(Duration::from_millis(100)),
-        event(103, progress.clone()),
-        event(103, progress),
-        event(200, Value::Null),
+        event(103, &progress),
+        event(103, &progress),
+        event(200, &Value::Null),
+        STAYS_OPEN,
     ];
     fake.on("GET", "/1.0/events", [Reply::websocket(frames)]);
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -152,11 +162,11 @@ async fn one_event_stream_serves_all_operations_and_is_opened_again_after_a_cut(
     assert_eq!(count(&fake, "/1.0/events"), 1);
 
     let cut = Reply::websocket(vec![Frame::Pause(Duration::from_millis(20))]).cut_at_end();
-    let (fake, client) =
-        fake_with(Version::Lts6, Operation::success().takes(Duration::from_millis(900)));
-    fake.on("GET", "/1.0/events", [cut, Reply::websocket(Vec::new())]);
+    let (fake, client) = fake_with(Version::Lts6, Operation::never_ends());
+    let again = Reply::websocket(vec![event(200, &Value::Null), STAYS_OPEN]);
+    fake.on("GET", "/1.0/events", [cut, again]);
     delete(&client).await.unwrap();
-    assert!(count(&fake, "/1.0/events") >= 2);
+    assert_eq!(count(&fake, "/1.0/events"), 2);
     // No operation was asked for twice.
     assert_eq!(fake.changes(), ["DELETE /1.0/instances/x"]);
 }
@@ -223,12 +233,15 @@ async fn every_kind_of_bad_answer_has_its_kind_of_error() {
         (Reply::sync(list.clone()).cut_after(700), ErrorKind::Unreachable),
         (Reply::nothing(), ErrorKind::Unreachable),
         (Reply::silence(), ErrorKind::Timeout),
-        (Reply::sync(list).after(Duration::from_secs(2)), ErrorKind::Timeout),
+        (Reply::sync(list).after(Duration::from_secs(60)), ErrorKind::Timeout),
     ] {
         let fake = FakeIncus::start(Version::Lts6, &[]).unwrap();
         fake.on("GET", "/1.0/instances", [reply.clone()]);
-        let result = fake_client(&fake).instances(&ListOptions::default()).await;
-        let error = result.unwrap_err();
+        let client = match kind {
+            ErrorKind::Timeout => fake_client_within(&fake, Duration::from_millis(300)),
+            _ => fake_client(&fake),
+        };
+        let error = client.instances(&ListOptions::default()).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{reply:?}: {}", chain(&error));
         assert_eq!(error.call().unwrap().method, "GET");
         assert_eq!(error.call().unwrap().path, "/1.0/instances?project=default&recursion=2");
@@ -342,4 +355,72 @@ async fn a_filtered_list_of_volumes_carries_their_snapshots_too() {
     let filter = ListOptions::default().filter("name eq data");
     let volumes = client.volumes("local", &filter).await.unwrap();
     assert_eq!(volumes[0].snapshots.len(), 1);
+}
+
+/// Pushes an instance between two fakes, and cancels when the source has been asked.
+/// Returns the error and what was asked of the source.
+async fn push_cancelled_while_asking(
+    reply: Reply,
+    grace: Duration,
+) -> (TransferError, Vec<String>) {
+    let (source, target) = (
+        FakeIncus::start(Version::Lts6, &[]).unwrap(),
+        FakeIncus::start(Version::Lts6, &[]).unwrap(),
+    );
+    let secrets = json!({ "control": "a", "fs": "b" });
+    let waits = Operation::never_ends().may_cancel(false).class("websocket");
+    target.on("POST", "/1.0/instances", [Reply::operation(waits.progress(vec![secrets]))]);
+    source.on("POST", "/1.0/instances/web", [reply]);
+    let (from, to) = (fake_client(&source), fake_client(&target));
+    let subject = Subject::instance("web");
+    let sink = Sink::instance(container("web", "local", InstanceSource::None));
+    let flags = Flags::default();
+    let transfer = Transfer { from: &from, subject: &subject, to: &to, sink: &sink, flags };
+    let reach = Reach { urls: vec!["https://127.0.0.1:9".to_owned()], certificate: String::new() };
+    let cancel = CancellationToken::new();
+    let options = TransferOptions { grace, ..TransferOptions::cancelled_by(cancel.clone()) };
+    let (result, ()) = tokio::join!(push(&transfer, &reach, &options), async {
+        eventually("the source is asked", async || Ok(!source.changes().is_empty())).await;
+        cancel.cancel();
+    });
+    (result.unwrap_err(), source.changes())
+}
+
+#[tokio::test]
+async fn a_push_cancelled_while_the_source_is_asked_is_said_to_go_on() {
+    let patience = TransferOptions::default().grace;
+    let pushes = Reply::operation(Operation::never_ends().may_cancel(false));
+    let late = pushes.after(Duration::from_secs(1));
+    let (error, changes) = push_cancelled_while_asking(late, patience).await;
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{}", chain(&error));
+    assert!(error.still_running(), "{}", chain(&error));
+    let cancelled = format!("DELETE /1.0/operations/{FIRST_ID}");
+    assert_eq!(changes, ["POST /1.0/instances/web", &cancelled]);
+
+    let (error, _) =
+        push_cancelled_while_asking(Reply::silence(), Duration::from_millis(300)).await;
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{}", chain(&error));
+    assert!(error.still_running(), "{}", chain(&error));
+    assert!(chain(&error).contains("no result from"), "{}", chain(&error));
+
+    let refused = Reply::error(400, "no").after(Duration::from_secs(3));
+    let (error, _) = push_cancelled_while_asking(refused, patience).await;
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{}", chain(&error));
+    assert!(!error.still_running(), "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn a_transfer_that_is_cancelled_beforehand_asks_for_nothing() {
+    let fake = FakeIncus::start(Version::Lts7, &[]).unwrap();
+    let client = fake_client(&fake);
+    let subject = Subject::instance("web");
+    let sink = Sink::instance(container("copy", "local", InstanceSource::None));
+    let flags = Flags::default();
+    let transfer = Transfer { from: &client, subject: &subject, to: &client, sink: &sink, flags };
+    let cancel = CancellationToken::new();
+    cancel.cancel();
+    let error = relayed(&transfer, &TransferOptions::cancelled_by(cancel)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{}", chain(&error));
+    assert!(!error.still_running(), "{}", chain(&error));
+    assert!(fake.requests().is_empty());
 }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use incus_client::access::Grant;
 use incus_client::instances::{InstanceSource, NewInstance};
 use incus_client::{
     Certificate, Client, Devices, Error, HttpsOptions, Identity, Timeouts, UnixOptions,
     WaitOptions, fetch_certificate,
 };
 use stapes_testing::fake::FakeIncus;
-use stapes_testing::{IncusServer, TestProject};
+use stapes_testing::{IncusServer, TcpProxy, TestProject};
 
 /// A client over the unix socket, bound to `project`.
 pub(crate) fn unix(server: &IncusServer, project: &str) -> Client {
@@ -21,9 +22,14 @@ pub(crate) fn clients(project: &TestProject<'_>) -> (Client, Client) {
     (unix(project.source().server(), name), unix(project.target().server(), name))
 }
 
-/// A client of a fake, with deadlines that suit a test.
+/// A client of a fake, with time for a slow machine.
 pub(crate) fn fake_client(fake: &FakeIncus) -> Client {
-    let timeouts = Timeouts { request: Duration::from_millis(600), ..Timeouts::default() };
+    fake_client_within(fake, Duration::from_secs(10))
+}
+
+/// A client of a fake, for the tests in which a deadline is to pass.
+pub(crate) fn fake_client_within(fake: &FakeIncus, request: Duration) -> Client {
+    let timeouts = Timeouts { request, ..Timeouts::default() };
     Client::unix_with(&UnixOptions { path: fake.socket(), timeouts }).unwrap()
 }
 
@@ -43,6 +49,17 @@ pub(crate) async fn certificate_of(server: &IncusServer) -> Certificate {
 pub(crate) async fn https(server: &IncusServer, identity: Identity) -> Client {
     let pin = certificate_of(server).await.pin();
     Client::https(&HttpsOptions::new(server.https_url(), pin).identity(identity)).unwrap()
+}
+
+/// A trusted client that reaches the server through the proxy, bound to `project`.
+pub(crate) async fn through(proxy: &TcpProxy, server: &IncusServer, project: &str) -> Client {
+    let identity = new_identity();
+    let admin = unix(server, "default");
+    let grant = Grant::Unrestricted;
+    admin.add_certificate("proxied", identity.certificate(), &grant).await.unwrap();
+    let pin = certificate_of(server).await.pin();
+    let options = HttpsOptions::new(proxy.https_url(), pin).identity(identity);
+    Client::https(&options).unwrap().with_project(project)
 }
 
 /// Waiting that fails a test rather than hang it.
@@ -83,7 +100,7 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Waits until `check` holds; operations of servers end a little after their effects.
 pub(crate) async fn eventually(what: &str, mut check: impl AsyncFnMut() -> Result<bool, Error>) {
-    for _ in 0..400 {
+    for _ in 0..1200 {
         if check().await.unwrap() {
             return;
         }

@@ -15,7 +15,7 @@ use serde_json::json;
 use stapes_testing::{Direction, Scope, TcpProxy, TestProject, pair, tree};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{chain, clients, container, eventually, patient};
+use crate::support::{chain, clients, container, eventually, patient, through};
 
 /// The three ways.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,9 @@ pub(crate) enum Way {
     Push,
     Relay,
 }
+
+/// Less than what a server waits for connections before it gives a transfer up by itself.
+pub(crate) const OWN_TIMEOUT: Duration = Duration::from_secs(25);
 
 pub(crate) const WAYS: [Way; 3] = [Way::Pull, Way::Push, Way::Relay];
 
@@ -61,7 +64,7 @@ async fn snapshot(client: &Client, instance: &str, name: &str) {
     taken.wait(&patient()).await.unwrap();
 }
 
-fn noise(megabytes: usize) -> Vec<u8> {
+pub(crate) fn noise(megabytes: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut bytes = Vec::with_capacity(megabytes << 20);
     while bytes.len() < megabytes << 20 {
@@ -148,8 +151,7 @@ async fn a_slow_pull_tells_how_far_it_is() {
     let transfer = Transfer { from: &from, subject: &subject, to: &to, sink: &sink, flags };
     let proxy = TcpProxy::start(pair().source.https_address()).unwrap();
     proxy.delay(Duration::from_millis(4));
-    let mut reach = Reach::of(&from.server().await.unwrap());
-    reach.urls = vec![proxy.https_url()];
+    let reach = reach_through(&proxy, &from).await;
     let told = Arc::new(AtomicU64::new(0));
     let sink = Arc::clone(&told);
     let options =
@@ -222,7 +224,7 @@ async fn a_failure_on_the_target_is_reported_with_its_words_and_frees_the_source
         println!("{way:?} {:?}: {}", started.elapsed(), chain(&error));
         assert_eq!(error.side(), Side::Target, "{way:?}: {}", chain(&error));
         assert_eq!(error.kind(), ErrorKind::Exists, "{way:?}: {}", chain(&error));
-        assert!(started.elapsed() < Duration::from_secs(10));
+        assert!(started.elapsed() < OWN_TIMEOUT, "{way:?} {:?}", started.elapsed());
         no_operation_is_left(&from).await;
     }
     let missing = Subject::instance("nobody");
@@ -234,14 +236,22 @@ async fn a_failure_on_the_target_is_reported_with_its_words_and_frees_the_source
         println!("{way:?} {:?}: {}", started.elapsed(), chain(&error));
         assert_eq!(error.side(), Side::Source, "{way:?}: {}", chain(&error));
         assert_eq!(error.kind(), ErrorKind::NotFound, "{way:?}: {}", chain(&error));
-        assert!(started.elapsed() < Duration::from_secs(10));
+        assert!(started.elapsed() < OWN_TIMEOUT, "{way:?} {:?}", started.elapsed());
         no_operation_is_left(&to).await;
-        assert!(to.instance("other").await.unwrap_err().is_not_found());
+        is_gone(&to, "other").await;
     }
 }
 
+/// What a target has begun is removed a moment after its operation has ended.
+async fn is_gone(target: &Client, name: &str) {
+    eventually("the target removes what it had begun", async || {
+        Ok(target.instance(name).await.is_err_and(|error| error.is_not_found()))
+    })
+    .await;
+}
+
 /// Only tokens and events of other tests may be under way.
-async fn no_operation_is_left(client: &Client) {
+pub(crate) async fn no_operation_is_left(client: &Client) {
     eventually("the operation ends", async || {
         let path = format!("/1.0/operations?recursion=1&project={}", client.project());
         let operations = client.raw(Method::GET, &path, None).await?;
@@ -280,7 +290,7 @@ async fn addresses_are_tried_in_turn_until_one_answers() {
         };
         println!("{}", chain(&error));
         assert!(error.is_connection_failure(), "{}", chain(&error));
-        assert!(to.instance("never").await.unwrap_err().is_not_found());
+        is_gone(&to, "never").await;
     }
 }
 
@@ -294,46 +304,12 @@ async fn a_running_transfer_is_cancelled_in_all_three_ways_and_leaves_nothing() 
         let (subject, sink) = (Subject::instance("web"), sink_of(&from, "web", "local").await);
         let flags = Flags::default();
         let transfer = Transfer { from: &from, subject: &subject, to: &to, sink: &sink, flags };
-        let cancel = CancellationToken::new();
-        let options = TransferOptions::cancelled_by(cancel.clone());
-        let address = match way {
-            Way::Push => pair().target.https_address(),
-            _ => pair().source.https_address(),
-        };
-        let proxy = TcpProxy::start(address).unwrap();
-        let stall = Arc::new(proxy);
-        let started = Instant::now();
-        let error = match way {
-            Way::Pull | Way::Push => {
-                let other = if matches!(way, Way::Pull) { &from } else { &to };
-                let mut reach = Reach::of(&other.server().await.unwrap());
-                reach.urls = vec![stall.https_url()];
-                let direction =
-                    if matches!(way, Way::Pull) { Direction::Down } else { Direction::Up };
-                let watch = cancel_midway(Arc::clone(&stall), direction, cancel.clone());
-                let transferred = async {
-                    match way {
-                        Way::Pull => pull(&transfer, &reach, &options).await,
-                        _ => push(&transfer, &reach, &options).await,
-                    }
-                };
-                tokio::join!(transferred, watch).0.unwrap_err()
-            }
-            Way::Relay => {
-                let trigger = cancel.clone();
-                let options = options.on_bytes(move |bytes| {
-                    if bytes > 20 << 20 {
-                        trigger.cancel();
-                    }
-                });
-                relayed(&transfer, &options).await.unwrap_err()
-            }
-        };
-        println!("{way:?} {:?}: {}", started.elapsed(), chain(&error));
+        let (error, _network) = cancelled_midway(way, &project, &transfer).await;
+        println!("{way:?}: {}", chain(&error));
         assert_eq!(error.kind(), ErrorKind::Cancelled, "{}", chain(&error));
-        // Incus 6.0 cannot cancel a push on either side; then that must be said.
-        let goes_on = matches!(way, Way::Push) && error.still_running();
-        assert!(goes_on || !error.still_running(), "{}", chain(&error));
+        // A push goes on; then that must be said.
+        let goes_on = matches!(way, Way::Push);
+        assert_eq!(error.still_running(), goes_on, "{way:?}: {}", chain(&error));
         no_operation_is_left(&from).await;
         no_operation_is_left(&to).await;
         if goes_on {
@@ -341,35 +317,79 @@ async fn a_running_transfer_is_cancelled_in_all_three_ways_and_leaves_nothing() 
                 .await;
             continue;
         }
-        assert!(to.instance("web").await.unwrap_err().is_not_found(), "{way:?}");
-        // Incus 7.0 calls the source operation cancelled a little before it lets the instance go.
-        let started = Instant::now();
-        loop {
-            match run(way, &transfer, &TransferOptions::default()).await {
-                Ok(done) => break println!("{way:?} again {:?}: {done:?}", started.elapsed()),
-                Err(error) => {
-                    println!("{way:?} again {:?}: {}", started.elapsed(), chain(&error));
-                    assert!(chain(&error).contains("already being migrated"), "{}", chain(&error));
-                    assert!(started.elapsed() < Duration::from_secs(60));
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                }
-            }
-        }
+        is_gone(&to, "web").await;
+        run_again(way, &transfer).await;
     }
 }
 
-/// Holds the data back after some megabytes, and cancels.
-async fn cancel_midway(proxy: Arc<TcpProxy>, direction: Direction, cancel: CancellationToken) {
-    while proxy.passed_bytes(direction) < 20 << 20 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    proxy.stall();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    cancel.cancel();
-    // Long enough for the cancellation to reach the source while the data are still held back;
-    // and then the network must carry the end of the connection to the target.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+/// Runs a transfer that was interrupted.
+///
+/// A server calls the cancelled operation ended a little before it lets the instance go. What comes
+/// in that moment is refused by Incus 7.0; on Incus 6.0 its connections were closed, it seems by the
+/// source (`docs/incus-facts.md`, section 23).
+async fn run_again(way: Way, transfer: &Transfer<'_>) {
+    eventually("the source lets the instance go", async || {
+        let Err(error) = run(way, transfer, &TransferOptions::default()).await else {
+            return Ok(true);
+        };
+        let text = chain(&error);
+        println!("{way:?} again: {text}");
+        let signs = ["already being migrated", "use of closed network connection"];
+        assert!(signs.iter().any(|sign| text.contains(sign)), "{text}");
+        Ok(false)
+    })
+    .await;
+}
+
+/// Runs the transfer until twenty megabytes have passed, holds the rest back, and cancels.
+///
+/// Also returns the network between the servers: dropped, it would cut what goes on.
+pub(crate) async fn cancelled_midway(
+    way: Way,
+    project: &TestProject<'_>,
+    transfer: &Transfer<'_>,
+) -> (TransferError, TcpProxy) {
+    const PASS: u64 = 20 << 20;
+    // A pull fetches from the source; a push, and here our relay too, sends to the target.
+    let (server, direction) = match way {
+        Way::Pull => (project.source().server(), Direction::Down),
+        Way::Push | Way::Relay => (project.target().server(), Direction::Up),
+    };
+    let proxy = TcpProxy::start(server.https_address()).unwrap();
+    let cancel = CancellationToken::new();
+    let options = TransferOptions::cancelled_by(cancel.clone());
+    proxy.stall_after(direction, PASS);
+    let transferred = async {
+        match way {
+            Way::Relay => {
+                let to = through(&proxy, server, project.name()).await;
+                relayed(&Transfer { to: &to, ..*transfer }, &options).await
+            }
+            Way::Pull => {
+                pull(transfer, &reach_through(&proxy, transfer.from).await, &options).await
+            }
+            Way::Push => push(transfer, &reach_through(&proxy, transfer.to).await, &options).await,
+        }
+    };
+    let interruption = async {
+        eventually("the transfer is midway", async || Ok(proxy.passed_bytes(direction) >= PASS))
+            .await;
+        cancel.cancel();
+        if !matches!(way, Way::Push) {
+            // The data are held back until then, so it was the cancellation that ended the source;
+            // but the network must carry the end of the connection to the target.
+            no_operation_is_left(transfer.from).await;
+            proxy.pass();
+        }
+    };
+    let (result, ()) = tokio::join!(transferred, interruption);
     proxy.pass();
+    (result.unwrap_err(), proxy)
+}
+
+async fn reach_through(proxy: &TcpProxy, server: &Client) -> Reach {
+    let urls = vec![proxy.https_url()];
+    Reach { urls, ..Reach::of(&server.server().await.unwrap()) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -389,7 +409,7 @@ async fn a_target_that_runs_full_is_the_side_to_blame() {
         assert_eq!(error.side(), Side::Target, "{way:?}: {}", chain(&error));
         no_operation_is_left(&from).await;
         no_operation_is_left(&to).await;
-        assert!(to.instance("web").await.unwrap_err().is_not_found());
+        is_gone(&to, "web").await;
     }
     project.target().server().api("DELETE", "/1.0/storage-pools/tiny", None).unwrap();
 }
@@ -404,17 +424,13 @@ async fn a_cut_between_the_servers_fails_both_sides_and_a_second_try_succeeds() 
     let flags = Flags::default();
     let transfer = Transfer { from: &from, subject: &subject, to: &to, sink: &sink, flags };
     let proxy = TcpProxy::start(pair().source.https_address()).unwrap();
-    let mut reach = Reach::of(&from.server().await.unwrap());
-    reach.urls = vec![proxy.https_url()];
+    let reach = reach_through(&proxy, &from).await;
     proxy.cut_after(Direction::Down, 20 << 20);
     let error = pull(&transfer, &reach, &TransferOptions::default()).await.unwrap_err();
     println!("{}", chain(&error));
     assert!(error.of_side(Side::Source).is_some() || error.of_side(Side::Target).is_some());
     assert!(!error.is_connection_failure());
     no_operation_is_left(&from).await;
-    eventually("the target removes what it had begun", async || {
-        Ok(to.instance("web").await.is_err_and(|error| error.is_not_found()))
-    })
-    .await;
-    pull(&transfer, &reach, &TransferOptions::default()).await.unwrap();
+    is_gone(&to, "web").await;
+    run_again(Way::Pull, &transfer).await;
 }
