@@ -10,11 +10,13 @@ DESTDIR ?=
 UNITDIR ?= /etc/systemd/system
 # Tests with servers wait more than they compute: more of them at a time than there are processors.
 export RUST_TEST_THREADS ?= 4
+# The laws are tried on the same random lives each time; `make laws` tries others.
+export PROPTEST_RNG_SEED ?= 20261121
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 UNITS = contrib/systemd/stapes-replicate@.service contrib/systemd/stapes-replicate@.timer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run lint unit test test-incus7 cover demo picture bench-replicate install clean-lab
+.PHONY: help setup build run lint unit laws test test-incus7 cover demo picture bench-replicate install clean-lab
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +35,9 @@ lint: ## formatting, clippy, documentation, scripts, licences and sources of dep
 
 unit: ## the fast tests, without servers
 	$(CARGO) test --workspace --exclude stapes-testing --locked --lib --bins
+
+laws: ## the laws of planner, retention and importer, on new and more random input
+	env -u PROPTEST_RNG_SEED PROPTEST_CASES=$(or $(CASES),2000) $(CARGO) test -p stapes-core --locked --lib
 
 test: setup ## everything, with private Incus servers of this machine's version
 	$(CARGO) test --workspace --locked --no-fail-fast

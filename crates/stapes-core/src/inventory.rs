@@ -183,6 +183,14 @@ impl ItemFacts {
         }
     }
 
+    /// The pool on which its data is; none if its root disk names none.
+    pub fn pool(&self) -> Option<PoolName> {
+        match self {
+            Self::Instance(instance) => instance.pool(),
+            Self::Volume(volume) => Some(volume.pool.clone()),
+        }
+    }
+
     /// Its own configuration.
     pub fn config(&self) -> &ConfigMap {
         match self {
@@ -211,13 +219,9 @@ impl InstanceFacts {
         self.expanded_devices.iter().find(|(_, device)| is_root_disk(device))
     }
 
-    /// Its attached custom volumes as (device name, pool, volume).
-    pub fn attached_volumes(&self) -> Vec<(&str, PoolName, VolumeName)> {
-        let volumes = self.expanded_devices.iter().filter_map(|(device_name, device)| {
-            let (pool, volume) = custom_volume(device)?;
-            Some((device_name.as_str(), pool, volume))
-        });
-        volumes.collect()
+    /// The pool of its root disk.
+    pub fn pool(&self) -> Option<PoolName> {
+        self.root_disk().and_then(|(_, root)| root.get("pool")?.parse().ok())
     }
 }
 
@@ -245,6 +249,19 @@ impl ServerFacts {
             Ok(default) if !own => default,
             _ => project.clone(),
         }
+    }
+
+    /// The custom volumes that an instance of this server has attached, with the names of their
+    /// devices; they need not be among the items.
+    pub fn attached_volumes<'i>(
+        &self,
+        instance: &'i InstanceFacts,
+    ) -> impl Iterator<Item = (&'i str, ItemId)> + use<'i> {
+        let project = self.project_of(&instance.project, "storage.volumes");
+        instance.expanded_devices.iter().filter_map(move |(device_name, device)| {
+            let (pool, name) = custom_volume(device)?;
+            Some((device_name.as_str(), ItemId::Volume { project: project.clone(), pool, name }))
+        })
     }
 
     /// The devices that a list of profiles gives to an instance of this project, later ones winning.

@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod event;
+pub mod hash;
 pub mod id;
 pub mod import;
 pub mod inventory;
@@ -18,4 +19,6 @@ pub mod retention;
 pub mod secret;
 pub mod select;
 pub mod snapshot_name;
+#[cfg(test)]
+mod testing;
 pub mod units;

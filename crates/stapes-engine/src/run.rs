@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use stapes_core::hash::fnv1a_32;
 use stapes_core::id::RunId;
 use tokio_util::sync::CancellationToken;
 
@@ -78,7 +79,8 @@ fn run_lock_name(run: &str) -> String {
     format!("run {run}")
 }
 
-/// A run id: when it began, on which machine (and with which state directory, if the caller says so), and some bits to tell two of one second apart.
+/// A run id: when it began, on which machine (and with which state directory, if the caller says
+/// so), and some bits to tell two of one second apart.
 ///
 /// The machine part is a hash, so that ids in marks on servers name no host.
 pub fn new_run_id(now: Timestamp, machine: &str, entropy: u32) -> RunId {
@@ -98,11 +100,7 @@ fn unreachable_id() -> RunId {
 }
 
 fn machine_part(machine: &str) -> String {
-    let hash = machine
-        .trim()
-        .bytes()
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    format!("{hash:08x}")
+    format!("{:08x}", fnv1a_32(machine.trim().as_bytes()))
 }
 
 /// Whether what a run left on a server may be swept: the run was of this machine and is dead, or it

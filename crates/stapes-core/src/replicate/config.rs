@@ -72,7 +72,7 @@ pub struct DeviceContext<'a> {
     pub exclude: &'a [String],
 }
 
-/// The configuration of an instance's replica.
+/// The configuration of an instance's replica; `existing` is the one that is refreshed.
 pub fn instance_replica(
     source: &InstanceFacts,
     source_fingerprint: &str,
@@ -87,6 +87,8 @@ pub fn instance_replica(
     }
     if let Some(existing) = existing {
         config.extend(volatile_of(&existing.config));
+        let used = existing.last_used_at.map(|at| (marks::LAST_USED.to_owned(), at.to_string()));
+        config.extend(used);
     }
     let (devices, dropped) = replica_devices(source, context);
     ReplicaConfig {

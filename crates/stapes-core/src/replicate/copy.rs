@@ -38,9 +38,10 @@ pub struct CopyFacts<'a> {
 /// What the job and the command line say about one copy.
 #[derive(Clone, Debug)]
 pub struct CopyRules<'a> {
-    /// The pool of the replica.
+    /// The pool that the job chooses for the replica.
     pub pool: &'a PoolName,
-    /// What the drivers of both pools can do together.
+    /// What the drivers of both pools can do together: the source's, and the one on which the
+    /// replica is, wherever the job wants it.
     pub pools: PoolPair,
     /// Retention on the target, after `--ios-fix`.
     pub policy: &'a Policy,
@@ -94,6 +95,8 @@ pub struct CopyPlan {
     pub forced: Vec<String>,
     /// Worth knowing, and no obstacle.
     pub remarks: Vec<String>,
+    /// What the job asks for and this copy cannot do, so that the item is incomplete after it.
+    pub shortfall: Option<String>,
 }
 
 impl CopyPlan {
@@ -105,6 +108,7 @@ impl CopyPlan {
             let_go: Vec::new(),
             forced: Vec::new(),
             remarks: Vec::new(),
+            shortfall: None,
         }
     }
 }
@@ -319,30 +323,25 @@ fn in_use(server: &ServerFacts, target: &ItemFacts) -> Option<String> {
         }
         ItemFacts::Volume(volume) => server.items.values().find_map(|item| {
             let ItemFacts::Instance(instance) = item else { return None };
-            let project = server.project_of(&instance.project, "storage.volumes");
-            let attaches = project == volume.project
-                && instance
-                    .attached_volumes()
-                    .iter()
-                    .any(|(_, pool, name)| *pool == volume.pool && *name == volume.name);
+            let attaches = server.attached_volumes(instance).any(|(_, id)| id == volume.id());
             (attaches && running(&instance.status)).then(|| instance.id().to_string())
         }),
     }
 }
 
-/// What to say of a replica that was started after the newest snapshot that it shares with the
-/// source, or ever, if it shares none and so nobody knows when it was last copied.
+/// What to say of a replica that was started since it was last copied.
+///
+/// Only what its own server says counts: comparing its clock with the source's would overwrite what
+/// was written there where one of them is wrong.
 fn started_since_copy(facts: &CopyFacts<'_>, target: &ItemFacts) -> Option<String> {
     let ItemFacts::Instance(instance) = target else { return None };
     let started = instance.last_used_at?;
-    // Every copy and refresh leaves this key, and a start takes it away: no clocks to compare.
-    if instance.config.contains_key(marks::COPIED) {
+    if marks::is_as_copied(&instance.config) || marks::knows_of_start(&instance.config, started) {
         return None;
     }
     let name = target.id();
     let server = &facts.target_server.name;
     match newest_common(facts.source, target) {
-        Some(common) if started <= common.created_at => None,
         Some(_) => Some(format!(
             "{name} was started on {server} at {started}, after its last copy: it may hold newer data than the source"
         )),
@@ -426,11 +425,12 @@ fn decide_target_only(
         }
     }
     plan.preserve.sort_by_key(|snapshot| snapshot.created_at);
-    let pool = facts.target_server.pools.get(rules.pool);
+    // Clones are made where the replica is.
+    let place = target.pool().unwrap_or_else(|| rules.pool.clone());
+    let pool = facts.target_server.pools.get(&place);
     if !plan.preserve.is_empty() && !pool.is_some_and(|pool| pool.clones_cheaply()) {
         plan.remarks.push(format!(
-            "pool {} cannot clone: each snapshot that is kept longer takes its full size",
-            rules.pool
+            "pool {place} cannot clone: each snapshot that is kept longer takes its full size"
         ));
     }
 }

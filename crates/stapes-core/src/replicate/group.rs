@@ -24,11 +24,7 @@ pub fn groups(selected: &BTreeSet<ItemId>, source: &ServerFacts) -> Vec<Group> {
     let mut writers: Vec<(ItemId, BTreeSet<ItemId>)> = Vec::new();
     for item in source.items.values() {
         let ItemFacts::Instance(instance) = item else { continue };
-        let project = source.project_of(&instance.project, "storage.volumes");
-        let volumes = instance
-            .attached_volumes()
-            .into_iter()
-            .map(|(_, pool, name)| ItemId::Volume { project: project.clone(), pool, name });
+        let volumes = source.attached_volumes(instance).map(|(_, volume)| volume);
         let touched: BTreeSet<ItemId> =
             volumes.chain([instance.id()]).filter(|id| selected.contains(id)).collect();
         join(&mut leader, &touched);

@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 
+use crate::hash::fnv1a_32;
 use crate::id::{NameError, ProjectName};
 use crate::inventory::{ConfigMap, SnapshotFacts};
 use crate::item::ItemId;
@@ -21,6 +22,8 @@ pub const HISTORY_SNAPSHOT: &str = "user.stapes.history-snapshot";
 pub const HISTORY_CREATED: &str = "user.stapes.history-created";
 /// On a throw-away or unfinished object: the run that made it.
 pub const RUN: &str = "user.stapes.run";
+/// On a replica: when its server had last started it before its last copy, RFC 3339.
+pub const LAST_USED: &str = "user.stapes.last-used";
 /// Before a key that was neutralised: its value on the source.
 pub const ORIGINAL: &str = "user.stapes.original.";
 
@@ -28,8 +31,16 @@ pub const ORIGINAL: &str = "user.stapes.original.";
 pub const ASIDE_OF: &str = "user.stapes.aside-of";
 
 /// The keys that belong to us on a replica or clone and never come from the source.
-const OWN_KEYS: [&str; 7] =
-    [SOURCE_SERVER, SOURCE_ITEM, HISTORY_OF, HISTORY_SNAPSHOT, HISTORY_CREATED, RUN, ASIDE_OF];
+const OWN_KEYS: [&str; 8] = [
+    SOURCE_SERVER,
+    SOURCE_ITEM,
+    HISTORY_OF,
+    HISTORY_SNAPSHOT,
+    HISTORY_CREATED,
+    RUN,
+    LAST_USED,
+    ASIDE_OF,
+];
 
 /// Whether a key is one of our marks.
 pub fn is_mark(key: &str) -> bool {
@@ -72,11 +83,22 @@ pub enum Ownership {
 /// and no data (`docs/incus-facts.md`, section 11). The mark of the run tells; an instance that was
 /// copied to the end has a key besides that says so, even if stapes died before taking its mark away.
 pub fn is_unfinished(config: &ConfigMap, is_instance: bool) -> bool {
-    config.contains_key(RUN) && !(is_instance && config.contains_key(COPIED))
+    config.contains_key(RUN) && !(is_instance && is_as_copied(config))
 }
 
-/// Set by the server at the end of every copy and refresh, and taken away by a start.
-pub(crate) const COPIED: &str = "volatile.apply_template";
+/// Whether an instance was not started since its last copy, as far as its server says: it sets this
+/// key at the end of every copy and refresh, and a start takes it away.
+///
+/// Renaming sets it to another word if it is not there, and a copy leaves that as it is; then
+/// [`LAST_USED`] has to tell.
+pub(crate) fn is_as_copied(config: &ConfigMap) -> bool {
+    config.get("volatile.apply_template").is_some_and(|trigger| trigger == "copy")
+}
+
+/// Whether the last copy was made in the knowledge that the replica had been started at this time.
+pub(crate) fn knows_of_start(config: &ConfigMap, started: Timestamp) -> bool {
+    config.get(LAST_USED).is_some_and(|known| *known == started.to_string())
+}
 
 /// Reads the marks of an object on a target.
 pub fn ownership(config: &ConfigMap, source_fingerprint: &str, source_item: &ItemId) -> Ownership {
@@ -136,7 +158,7 @@ pub(crate) fn to_second(at: Timestamp) -> Timestamp {
 pub fn history_name(replica: &ItemId, snapshot: &SnapshotFacts) -> String {
     let stamp = snapshot.created_at.strftime("%Y%m%d-%H%M%S").to_string();
     let identity = format!("{}@{}@{stamp}", item_mark(replica), snapshot.name);
-    let suffix = format!("-{stamp}-{:08x}", fnv1a(identity.as_bytes()));
+    let suffix = format!("-{stamp}-{:08x}", fnv1a_32(identity.as_bytes()));
     let mut base: String =
         replica.name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     // The kind and the dash behind it come first.
@@ -148,7 +170,7 @@ pub fn history_name(replica: &ItemId, snapshot: &SnapshotFacts) -> String {
 
 /// A name for a replica that is set aside; the same for every try, so that a second one is noticed.
 pub fn aside_name(replica: &ItemId) -> String {
-    let suffix = format!("-aside-{:08x}", fnv1a(item_mark(replica).as_bytes()));
+    let suffix = format!("-aside-{:08x}", fnv1a_32(item_mark(replica).as_bytes()));
     let mut base: String =
         replica.name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     base.truncate(MAX_INSTANCE_NAME - suffix.len());
@@ -177,8 +199,3 @@ pub fn history_id(
 
 /// What a host name may have, and so an instance.
 const MAX_INSTANCE_NAME: usize = 63;
-
-/// 32 bits of FNV-1a: enough to tell clones of one project apart, and stable across versions.
-fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
-}

@@ -283,7 +283,7 @@ impl<'a> Planner<'a> {
     /// The pool of an item's replica: the item's rule, the map of pools, the target's pool, or the
     /// source's pool name, in this order.
     fn pool(&self, target: &ReplicaTarget, item: &ItemFacts) -> Option<PoolName> {
-        let source_pool = source_pool(item);
+        let source_pool = item.pool();
         let options = self.selection.items.get(&item.id());
         let ruled = options.and_then(|options| options.pool.clone());
         let mapped = || source_pool.as_ref().and_then(|pool| target.pools.get(pool)).cloned();
@@ -297,13 +297,16 @@ impl<'a> Planner<'a> {
 
     fn plan_with(&self, item: &TargetItem<'_>, left: &[SnapshotFacts]) -> TargetPlan {
         let server = item.server.name.clone();
-        let Some(pool) = self.pool(item.target, item.source) else {
+        let Some(chosen) = self.pool(item.target, item.source) else {
             return without_pool(server, item.source);
         };
+        // A refresh does not move an instance, so its pool decides, not the one of the job.
+        let present = item.existing.and_then(ItemFacts::pool).unwrap_or_else(|| chosen.clone());
         let policy =
             target_policy(self.input.job, item.target, &item.source.id(), self.input.options);
         let snapshots = item.source.snapshots();
-        let rules = self.rules(item.source, snapshots, item.server, &pool, &policy);
+        let rules = self.rules(item.source, snapshots, item.server, &present, &policy);
+        let rules = CopyRules { pool: &chosen, ..rules };
         let facts = CopyFacts {
             source_fingerprint: &self.input.source.fingerprint,
             source: item.source,
@@ -313,14 +316,22 @@ impl<'a> Planner<'a> {
             history_project: &item.target.history_project,
         };
         let mut copy = copy::plan_copy(&facts, &rules);
-        let config = self.replica_config(item, &pool);
+        let refreshes = matches!(copy.action, CopyAction::Refresh { .. });
+        let pool = if refreshes { &present } else { &chosen };
+        if *pool != chosen {
+            copy.shortfall = Some(format!(
+                "the replica stays on pool {pool}, a refresh does not move it to {chosen}, where the job wants it; rename or delete it on {server} and the next run copies it there in full, or set `pool: {pool}` in the job"
+            ));
+        }
+        let existing = item.existing.filter(|_| refreshes);
+        let config = self.replica_config(&TargetItem { existing, ..*item }, pool);
         copy.remarks.extend(config.dropped.iter().cloned());
         let exclude_older = rules.pools.exclude_older;
         let (replica_after, history_after) = after_copy(&facts, &copy, exclude_older);
         let anchor = prune::anchor(item.source.snapshots(), &replica_after, rules.prefix).cloned();
         let mut prune = Vec::new();
         if !matches!(copy.action, CopyAction::Blocked(_)) {
-            let rules = self.rules(item.source, left, item.server, &pool, &policy);
+            let rules = self.rules(item.source, left, item.server, pool, &policy);
             let points =
                 PointsOf { source: left, replica: &replica_after, history: &history_after };
             prune = prune::prune_target(&points, &rules);
@@ -348,15 +359,16 @@ impl<'a> Planner<'a> {
         history: &[HistoryClone],
         server: &ServerFacts,
     ) -> Vec<PointVerdict> {
-        let Some(pool) = self.pool(target, source) else { return Vec::new() };
+        let pool = replica.pool().or_else(|| self.pool(target, source));
+        let Some(pool) = pool else { return Vec::new() };
         let policy = target_policy(self.input.job, target, &source.id(), self.input.options);
         let rules = self.rules(source, source.snapshots(), server, &pool, &policy);
         let points = PointsOf { source: source.snapshots(), replica: replica.snapshots(), history };
         prune::prune_target(&points, &rules)
     }
 
-    /// What the job and the command line say about an item on a pool of a target; `snapshots` are
-    /// those that the source has then.
+    /// What the job and the command line say about an item whose replica is on this pool of a
+    /// target; `snapshots` are those that the source has then.
     fn rules<'r>(
         &'r self,
         source: &ItemFacts,
@@ -388,7 +400,7 @@ impl<'a> Planner<'a> {
         let driver = |server: &ServerFacts, pool: &PoolName| {
             server.pools.get(pool).map_or("", |pool| pool.driver.as_str()).to_owned()
         };
-        let from = source_pool(source).map(|pool| driver(self.input.source, &pool));
+        let from = source.pool().map(|pool| driver(self.input.source, &pool));
         let can_exclude_older =
             server.can_exclude_older && is_newer_than_others(self.newest, snapshots);
         PoolPair::of(&from.unwrap_or_default(), &driver(server, pool), can_exclude_older)
@@ -454,16 +466,6 @@ impl<'a> Planner<'a> {
 fn is_newer_than_others(newest: Timestamp, snapshots: &[SnapshotFacts]) -> bool {
     let as_new = |s: &&SnapshotFacts| s.created_at.as_second() >= newest.as_second();
     snapshots.iter().filter(as_new).count() <= 1
-}
-
-/// The pool of an item on its own server.
-fn source_pool(item: &ItemFacts) -> Option<PoolName> {
-    match item {
-        ItemFacts::Volume(volume) => Some(volume.pool.clone()),
-        ItemFacts::Instance(instance) => {
-            instance.root_disk().and_then(|(_, root)| root.get("pool")?.parse().ok())
-        }
-    }
 }
 
 fn without_pool(server: ServerName, source: &ItemFacts) -> TargetPlan {

@@ -154,22 +154,30 @@ pub(super) fn target_verdicts(points: &PointsOf<'_>, rules: &CopyRules<'_>) -> V
         let seconds = to_second(a.created_at).cmp(&to_second(b.created_at));
         seconds.then_with(|| a.name.cmp(&b.name))
     });
-    let evaluated: Vec<Point> = distinct
+    // Somebody's snapshot of which nobody knows the age: no rule can say that it may go.
+    let (undated, dated): (Vec<&SnapshotFacts>, Vec<&SnapshotFacts>) = distinct
+        .into_iter()
+        .partition(|snapshot| made_at(snapshot, rules.prefix) <= Timestamp::UNIX_EPOCH);
+    let evaluated: Vec<Point> = dated
         .iter()
         .map(|snapshot| point(snapshot, to_second(made_at(snapshot, rules.prefix))))
         .collect();
     let verdicts = evaluate(rules.policy, &evaluated, rules.now, rules.zone);
-    let decided: Vec<(SnapshotFacts, bool, String)> = distinct
+    let mut decided: Vec<(SnapshotFacts, bool, String)> = dated
         .into_iter()
         .zip(verdicts)
         .map(|(snapshot, verdict)| (snapshot.clone(), verdict.keep(), verdict.to_string()))
         .collect();
+    let unknown = |snapshot: &SnapshotFacts| (snapshot.clone(), true, UNDATED.to_owned());
+    decided.extend(undated.into_iter().map(unknown));
     let spread = entries.into_iter().filter_map(|(snapshot, place)| {
         let (_, keep, reason) = decided.iter().find(|(s, _, _)| s.same_as(&snapshot))?;
         Some(PointVerdict { snapshot, place, keep: *keep, reason: reason.clone() })
     });
     spread.collect()
 }
+
+const UNDATED: &str = "its server does not know when it was made";
 
 /// A snapshot as retention sees it. One that its server will remove by itself must not be the reason
 /// to remove one that would have stayed, so it takes no place from that.
@@ -178,7 +186,7 @@ fn point(snapshot: &SnapshotFacts, at: Timestamp) -> Point {
 }
 
 /// When a snapshot was made. Its name says so where its server has no record: a snapshot without a
-/// date must not count as the oldest of all.
+/// date must not count as the oldest of all. The Unix epoch if nobody knows.
 fn made_at(snapshot: &SnapshotFacts, prefix: &SnapshotPrefix) -> Timestamp {
     if snapshot.created_at > Timestamp::UNIX_EPOCH {
         return snapshot.created_at;

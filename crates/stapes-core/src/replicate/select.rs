@@ -140,13 +140,10 @@ fn select_attached(job: &Job, source: &ServerFacts, selection: &mut Selection) {
     let mut attached = BTreeSet::new();
     for (id, options) in &selection.items {
         let Some(ItemFacts::Instance(instance)) = source.items.get(id) else { continue };
-        let project = source.project_of(&instance.project, "storage.volumes");
-        for (device, pool, name) in instance.attached_volumes() {
-            if options.exclude_devices.iter().any(|excluded| excluded == device) {
-                continue;
-            }
-            attached.insert(ItemId::Volume { project: project.clone(), pool, name });
-        }
+        let taken = source
+            .attached_volumes(instance)
+            .filter(|(device, _)| !options.exclude_devices.iter().any(|name| name == device));
+        attached.extend(taken.map(|(_, volume)| volume));
     }
     for id in attached {
         if let Some(ItemFacts::Volume(volume)) = source.items.get(&id)

@@ -16,8 +16,6 @@ use super::*;
 /// Stands in every address and token; must not stand in any failure.
 const HUSH: &str = "hush-0123456789";
 
-const UUID: &str = "0192f0c1-7b6e-7c4a-9f00-abcdef012345";
-
 fn sink() -> HttpSink {
     HttpSink::start().unwrap()
 }
@@ -30,11 +28,13 @@ fn sink_with(reply: &Reply) -> HttpSink {
     sink
 }
 
-/// `POST /path?query` of every request.
+/// `POST /path?query` of every request, without the id of the run that Healthchecks gets.
 fn lines(sink: &HttpSink) -> Vec<String> {
     let line = |request: Request| {
-        let mark = if request.query.is_empty() { "" } else { "?" };
-        format!("{} {}{mark}{}", request.method, request.path, request.query)
+        let pairs = request.query.split('&').filter(|pair| !pair.starts_with("rid="));
+        let query = pairs.collect::<Vec<_>>().join("&");
+        let mark = if query.is_empty() { "" } else { "?" };
+        format!("{} {}{mark}{query}", request.method, request.path)
     };
     sink.requests().into_iter().map(line).collect()
 }
@@ -148,21 +148,24 @@ async fn healthchecks_hears_of_start_success_and_failure_with_the_summary() {
 }
 
 #[tokio::test]
-async fn a_run_id_that_is_a_uuid_ties_start_and_end_together() {
+async fn start_and_end_of_one_run_share_an_id_that_no_other_run_has() {
     let sink = sink();
     let settings = Notifications {
         healthchecks: healthchecks(format!("{}/k/slug?create=1", sink.url())),
         gotify: None,
     };
     let notifier = prepared(&settings).await;
-    let run = UUID.parse().unwrap();
-    assert_eq!(notifier.started(&run, &"nightly".parse().unwrap()).await, []);
-    assert_eq!(notifier.finished(&run, &report(Outcome::Failed)).await, []);
-    let expected = [
-        format!("POST /k/slug/start?create=1&rid={UUID}"),
-        format!("POST /k/slug/fail?create=1&rid={UUID}"),
-    ];
-    assert_eq!(lines(&sink), expected);
+    let other: RunId = "20261120-143005-20".parse().unwrap();
+    for run in [run(), other] {
+        assert_eq!(notifier.started(&run, &"nightly".parse().unwrap()).await, []);
+        assert_eq!(notifier.finished(&run, &report(Outcome::Failed)).await, []);
+    }
+    let expected = ["POST /k/slug/start?create=1", "POST /k/slug/fail?create=1"];
+    assert_eq!(lines(&sink), [expected, expected].concat());
+    let seen = sink.requests();
+    let ids: Vec<&str> = seen.iter().map(|ping| ping.parameter("rid").unwrap()).collect();
+    assert_eq!((ids[0], ids[2]), (ids[1], ids[3]));
+    assert_ne!(ids[0], ids[2]);
 }
 
 #[tokio::test]
@@ -347,7 +350,7 @@ async fn a_server_that_nobody_vouches_for_is_told_nothing_and_a_known_one_everyt
         let heard = served.join().unwrap();
         if is_known {
             assert_eq!(failures, []);
-            assert!(heard.starts_with(&format!("POST /ping/{HUSH} HTTP/1.1")), "{heard}");
+            assert!(heard.starts_with(&format!("POST /ping/{HUSH}?rid=")), "{heard}");
         } else {
             assert!(failures[0].1.contains("certificate"), "{failures:?}");
             assert_eq!(heard, "");

@@ -14,30 +14,25 @@
 //! - after a refresh: a replica whose configuration is not yet up to date; the next run does it.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use incus_client::instances::NewInstance;
-use incus_client::transfer::{
-    Flags, Reach, Sink, Subject, Transfer, TransferError, TransferOptions, Transferred,
-};
-use incus_client::volumes::{NewVolume, VolumeSource};
-use incus_client::{Client, ErrorKind, transfer};
-use stapes_core::config::{ReplicaTarget, TransferMode};
-use stapes_core::event::{Event, Step};
+use incus_client::transfer::Transferred;
+use stapes_core::config::ReplicaTarget;
+use stapes_core::event::Step;
 use stapes_core::id::ServerName;
 use stapes_core::inventory::{InstanceStatus, ItemFacts, ServerFacts};
 use stapes_core::item::ItemId;
+use stapes_core::outcome::Outcome;
 use stapes_core::replicate::copy::{CopyAction, config_differs, is_unfinished};
 use stapes_core::replicate::marks;
 use stapes_core::replicate::plan::{TargetItem, TargetPlan};
-use tokio_util::sync::CancellationToken;
 
-use super::item::{ItemRun, StepFailed, plain_step, step};
+use super::item::{ItemRun, StepFailed, plain_step};
+use super::send::send;
 use super::{Endpoint, Shared, aside, history, uses};
 use crate::error::{advice_on, chain};
+use crate::item_api;
 use crate::run::is_dead;
-use crate::{facts, item_api, limits};
 
 /// The volumes that were copied in this run, with the servers that hold them.
 pub(crate) type Arrived = BTreeSet<(ServerName, ItemId)>;
@@ -154,7 +149,11 @@ async fn copy_to(
     if let Some(bytes) = transferred.bytes {
         item.report.bytes = Some(item.report.bytes.unwrap_or(0) + bytes);
     }
-    verify(&run, item).await
+    verify(&run, item).await?;
+    if let Some(shortfall) = &run.plan.copy.shortfall {
+        item.report.set_back(Outcome::Incomplete, format!("{}: {shortfall}", target.server));
+    }
+    Ok(())
 }
 
 /// Reads both sides as they are now, and decides. `expected` is the snapshot that must be there.
@@ -273,7 +272,7 @@ async fn stop_users(run: &CopyRun<'_>) -> Result<(), StepFailed> {
     let replica = &run.plan.copy.replica;
     for item in run.server().items.values() {
         let ItemFacts::Instance(instance) = item else { continue };
-        let uses = uses::volumes_of(run.server(), instance).contains(replica);
+        let uses = run.server().attached_volumes(instance).any(|(_, id)| id == *replica);
         if !(uses || instance.id() == *replica) {
             continue;
         }
@@ -338,7 +337,7 @@ async fn replace(run: &CopyRun<'_>, item: &mut ItemRun) -> Result<Transferred, S
     aside::set_aside(run, item).await?;
     match send(run, item, false).await {
         Ok(sent) => {
-            item.report.copies.push((run.target.server.clone(), "full copy"));
+            item.report.copies.push((run.target.server.clone(), FULL_COPY));
             Ok(sent)
         }
         Err(StepFailed(cause)) => {
@@ -352,147 +351,6 @@ async fn replace(run: &CopyRun<'_>, item: &mut ItemRun) -> Result<Transferred, S
                 ),
             };
             Err(StepFailed(format!("{cause}; {told}")))
-        }
-    }
-}
-
-/// Moves the data.
-async fn send(
-    run: &CopyRun<'_>,
-    item: &mut ItemRun,
-    refresh: bool,
-) -> Result<Transferred, StepFailed> {
-    let target = run.target.server.clone();
-    let what = if refresh { Step::Refresh { target } } else { Step::FullCopy { target } };
-    let cancel = run.shared.context.cancel.child_token();
-    let options = transfer_options(run, &item.id, &what, cancel.clone());
-    let id = item.id.clone();
-    let work = async {
-        let mut copying = Box::pin(dance(run, refresh, &options));
-        match tokio::time::timeout(limits::TRANSFER, &mut copying).await {
-            Ok(Ok(sent)) => {
-                let bytes = sent.bytes;
-                Ok((sent, bytes))
-            }
-            Ok(Err(error)) => Err(explain(&error)),
-            Err(_) => {
-                // The servers are told; who just went away would leave them at it.
-                cancel.cancel();
-                drop(copying.await);
-                let days = limits::TRANSFER.as_secs() / (24 * 3600);
-                Err(format!("it took longer than {days} days"))
-            }
-        }
-    };
-    step(run.shared, &id, what, &mut item.report.elapsed, work).await
-}
-
-/// The error with advice where the server's words need some.
-fn explain(error: &TransferError) -> String {
-    if error.kind() == ErrorKind::Cancelled {
-        return if error.still_running() {
-            "interrupted; the servers cannot stop this copy and finish it by themselves".to_owned()
-        } else {
-            "interrupted; the next run goes on from the last common snapshot".to_owned()
-        };
-    }
-    let text = chain(error);
-    let advice = if error.is_connection_failure() {
-        "; the servers cannot reach each other: set `copy-url` of the one that is to be reached, or `mode: relay`"
-    } else {
-        advice_on(&text)
-    };
-    format!("{text}{advice}")
-}
-
-/// The shortest time between two reports of how far a copy is.
-const BETWEEN_PROGRESS: Duration = Duration::from_millis(200);
-
-fn transfer_options(
-    run: &CopyRun<'_>,
-    item: &ItemId,
-    step: &Step,
-    cancel: CancellationToken,
-) -> TransferOptions {
-    let events = run.shared.context.events.clone();
-    let (item, step) = (item.clone(), step.clone());
-    let last = Mutex::new(None::<Instant>);
-    TransferOptions::cancelled_by(cancel).on_bytes(move |bytes| {
-        // A relay counts every frame, and nobody reads thousands of lines a second.
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < BETWEEN_PROGRESS) {
-            return;
-        }
-        *last = Some(Instant::now());
-        events.progress(Event::StepProgress {
-            item: item.clone(),
-            step: step.clone(),
-            bytes,
-            bytes_per_second: None,
-        });
-    })
-}
-
-async fn dance(
-    run: &CopyRun<'_>,
-    refresh: bool,
-    options: &TransferOptions,
-) -> Result<Transferred, TransferError> {
-    let source_id = run.source.id();
-    let from: Client = item_api::scoped(&run.shared.prepared.source.client, &source_id);
-    let to: Client = item_api::scoped(&run.endpoint.client, &run.plan.copy.replica);
-    let subject = subject_of(&source_id);
-    let sink = sink_of(run);
-    let flags = Flags {
-        without_snapshots: false,
-        refresh,
-        refresh_exclude_older: refresh && run.plan.exclude_older,
-        allow_inconsistent: false,
-    };
-    let transfer = Transfer { from: &from, subject: &subject, to: &to, sink: &sink, flags };
-    let source_reach: &Reach = &run.shared.prepared.source.reach;
-    match run.target.mode {
-        TransferMode::Push => transfer::push(&transfer, &run.endpoint.reach, options).await,
-        TransferMode::Pull => transfer::pull(&transfer, source_reach, options).await,
-        TransferMode::Relay => transfer::relayed(&transfer, options).await,
-    }
-}
-
-fn subject_of(item: &ItemId) -> Subject {
-    match item {
-        ItemId::Instance { name, .. } => Subject::instance(name.as_str()),
-        ItemId::Volume { pool, name, .. } => Subject::volume(pool.as_str(), name.as_str()),
-    }
-}
-
-fn sink_of(run: &CopyRun<'_>) -> Sink {
-    let wanted = &run.plan.config;
-    // Taken away when the copy has been verified: what still has it after a crash is not whole.
-    let mut config = wanted.config.clone();
-    config.insert(marks::RUN.to_owned(), run.shared.context.run.to_string());
-    match &run.source {
-        ItemFacts::Instance(source) => Sink::instance(NewInstance {
-            name: source.name.to_string(),
-            kind: facts::wire_kind(source.kind),
-            architecture: source.architecture.clone(),
-            description: wanted.description.clone(),
-            // A replica that vanishes when it is stopped after a test would be none.
-            ephemeral: false,
-            profiles: Some(wanted.profiles.clone()),
-            config,
-            devices: wanted.devices.clone(),
-            ..NewInstance::default()
-        }),
-        ItemFacts::Volume(source) => {
-            let pool = match &run.plan.copy.replica {
-                ItemId::Volume { pool, .. } => pool.as_str(),
-                ItemId::Instance { .. } => source.pool.as_str(),
-            };
-            let mut volume = NewVolume::from_source(source.name.as_str(), VolumeSource::default());
-            volume.content_type = Some(source.content_type.clone().into());
-            volume.description.clone_from(&wanted.description);
-            volume.config = config;
-            Sink::volume(pool, volume)
         }
     }
 }

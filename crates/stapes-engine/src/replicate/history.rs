@@ -181,8 +181,7 @@ async fn clone(
     let marks = marks::history_marks(replica, snapshot).into_iter().chain([run_mark]);
     let operation = match (holder, id) {
         (ItemFacts::Instance(holder), ItemId::Instance { name, .. }) => {
-            let pool = holder.root_disk().and_then(|(_, root)| root.get("pool")?.parse().ok());
-            let (config, devices) = match pool {
+            let (config, devices) = match holder.pool() {
                 Some(pool) => history_clone_overrides(holder, &pool, marks),
                 None => (marks.collect(), stapes_core::inventory::Devices::new()),
             };

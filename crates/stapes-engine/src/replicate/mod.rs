@@ -16,6 +16,7 @@ mod history;
 mod item;
 mod order;
 mod prune;
+mod send;
 mod snapshot;
 mod sweep;
 mod uses;

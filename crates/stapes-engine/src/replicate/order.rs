@@ -12,7 +12,6 @@ use stapes_core::item::ItemId;
 
 use super::copy::{Arrived, copy_item};
 use super::item::ItemRun;
-use super::uses::volumes_of;
 use super::{Prepared, Shared};
 
 /// Copies all items, `parallel` at a time.
@@ -86,7 +85,8 @@ fn volumes_of_instances(prepared: &Prepared<'_>) -> BTreeMap<ItemId, BTreeSet<It
         let Some(ItemFacts::Instance(instance)) = prepared.source.facts.items.get(&item.id) else {
             continue;
         };
-        uses.insert(item.id.clone(), volumes_of(&prepared.source.facts, instance));
+        let volumes = prepared.source.facts.attached_volumes(instance);
+        uses.insert(item.id.clone(), volumes.map(|(_, volume)| volume).collect());
     }
     for endpoint in &prepared.targets {
         let server = &endpoint.facts;
@@ -104,8 +104,8 @@ fn volumes_of_instances(prepared: &Prepared<'_>) -> BTreeMap<ItemId, BTreeSet<It
             else {
                 continue;
             };
-            let volumes = volumes_of(server, instance);
-            used.extend(volumes.iter().filter_map(|id| replicas.get(id)).map(|id| (*id).clone()));
+            let volumes = server.attached_volumes(instance);
+            used.extend(volumes.filter_map(|(_, id)| replicas.get(&id).map(|id| (*id).clone())));
         }
     }
     uses

@@ -1,22 +1,15 @@
-//! Which instances use which custom volumes: as the facts say, and at this moment.
+//! Which instances use a custom volume at this moment, beyond what the facts of a run say.
 //!
 //! Decides nothing and changes nothing.
 
 use std::collections::BTreeSet;
 
 use incus_client::{Client, ErrorKind};
-use stapes_core::inventory::{InstanceFacts, ItemFacts, ServerFacts, VolumeFacts};
+use stapes_core::inventory::{ItemFacts, ServerFacts, VolumeFacts};
 use stapes_core::item::ItemId;
 
 use crate::error::chain;
 use crate::{facts, item_api};
-
-/// The custom volumes that an instance has on its server.
-pub(crate) fn volumes_of(server: &ServerFacts, instance: &InstanceFacts) -> BTreeSet<ItemId> {
-    let project = server.project_of(&instance.project, "storage.volumes");
-    let volumes = instance.attached_volumes().into_iter();
-    volumes.map(|(_, pool, name)| ItemId::Volume { project: project.clone(), pool, name }).collect()
-}
 
 /// The facts of a server with the instances that use a volume as they are now, also those that it
 /// was attached to since: Incus does not refuse to refresh a volume under a running instance, and
@@ -30,10 +23,11 @@ pub(crate) async fn with_users_now(
     let mut users: BTreeSet<ItemId> =
         volume.used_by.iter().filter_map(|url| facts::instance_of(url)).collect();
     users.extend(known.items.values().filter_map(|item| match item {
-        ItemFacts::Instance(instance) if volumes_of(known, instance).contains(&volume.id()) => {
-            Some(instance.id())
+        ItemFacts::Instance(instance) => {
+            let attached = known.attached_volumes(instance).any(|(_, id)| id == volume.id());
+            attached.then(|| instance.id())
         }
-        _ => None,
+        ItemFacts::Volume(_) => None,
     }));
     for id in users {
         match item_api::read(client, &id).await {
@@ -98,6 +92,6 @@ mod tests {
         let found: Vec<&ItemFacts> = now.items.values().collect();
         let [ItemFacts::Instance(user)] = found[..] else { panic!("{found:?}") };
         assert_eq!((user.name.as_str(), &user.status), ("new", &InstanceStatus::Running));
-        assert!(volumes_of(&now, user).contains(&volume.id()));
+        assert!(now.attached_volumes(user).any(|(_, id)| id == volume.id()));
     }
 }

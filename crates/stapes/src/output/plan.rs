@@ -70,7 +70,7 @@ fn write_notes(out: &mut String, item: &ItemPlan) {
                 item.id, target.server
             );
         }
-        for remark in &target.copy.remarks {
+        for remark in target.copy.remarks.iter().chain(&target.copy.shortfall) {
             let _ = writeln!(out, "note: {}: {}: {remark}", item.id, target.server);
         }
     }
@@ -230,6 +230,8 @@ fn target_json(target: &TargetPlan, parts: PlanParts) -> Value {
         let names = |snapshots: &[SnapshotFacts]| -> Vec<String> {
             snapshots.iter().map(|snapshot| snapshot.name.clone()).collect()
         };
+        let remarks: Vec<&String> =
+            target.copy.remarks.iter().chain(&target.copy.shortfall).collect();
         fields.insert("replica".to_owned(), item_json(&target.copy.replica));
         fields.insert("action".to_owned(), json!(action));
         fields.insert("catch_up".to_owned(), json!(target.catch_up));
@@ -237,7 +239,7 @@ fn target_json(target: &TargetPlan, parts: PlanParts) -> Value {
         fields.insert("preserve".to_owned(), json!(names(&target.copy.preserve)));
         fields.insert("let_go".to_owned(), json!(names(&target.copy.let_go)));
         fields.insert("forced".to_owned(), json!(target.copy.forced));
-        fields.insert("remarks".to_owned(), json!(target.copy.remarks));
+        fields.insert("remarks".to_owned(), json!(remarks));
     }
     if parts.prune {
         let verdicts: Vec<Value> = target.prune.iter().map(verdict_json).collect();

@@ -133,12 +133,24 @@ fn a_pool_of_another_name_on_the_target_does_not_lose_an_existing_replica() {
     // Incus refreshes the replica where it is, and does not move it (docs/incus-facts.md, sections
     // 15 and 18).
     lab.configure(&lab.job().to("pool: plain"));
-    let ran = lab.replicate(&[]).expect_code(1);
-    assert_says(&causes(&ran, "c1"), &["copied, but its configuration was refused", "root disk"]);
+    let said = ["the replica stays on pool local", "does not move it to plain"];
+    let planned = lab.stapes(&["replicate", "--dry-run"]).complete();
+    assert_says(&planned.stdout, &said);
+    let ran = lab.replicate(&[]).expect_code(3);
+    assert_eq!(ran.item("instance", "c1")["outcome"], "incomplete");
+    assert_eq!(how(&ran.item("instance", "c1")), "refresh");
+    assert_says(&causes(&ran, "c1"), &said);
+    lab.assert_same_container("c1", &ran.snapshot("instance", "c1"));
     assert_eq!(lab.target().instances().unwrap(), ["c1"]);
     let pools = ["local", "plain"];
     let holds = |pool: &&str| lab.target().rootfs(pool, "c1").join("bin/busybox").exists();
     assert_eq!(pools.map(|pool| holds(&pool)), [true, false]);
+
+    lab.target().api("DELETE", "/1.0/instances/c1", None).unwrap();
+    next_second();
+    let ran = lab.replicate(&[]).complete();
+    assert_eq!(how(&ran.item("instance", "c1")), "full copy");
+    assert_eq!(pools.map(|pool| holds(&pool)), [false, true]);
 }
 
 #[test]

@@ -448,7 +448,7 @@ fn assert_same_policies(job: &Job, config: &Value, project: &str) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(crate::testing::cases(96))]
 
     #[test]
     fn every_configuration_keeps_its_meaning(config in configuration()) {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::world::{CopyFault, Script, Storage, World};
 use crate::inventory::SnapshotFacts;
 use crate::replicate::testing::job_with;
+use crate::testing::cases;
 
 /// What happens next.
 #[derive(Clone, Debug)]
@@ -212,7 +213,7 @@ fn play(mut world: World, life: &[Happening]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(32))]
 
     #[test]
     fn no_life_of_one_target_breaks_a_law(
@@ -236,5 +237,29 @@ proptest! {
         life in prop::collection::vec(harmless(), 1..80),
     ) {
         play(world, &life);
+    }
+}
+
+/// Found by the laws above.
+#[test]
+fn a_clock_that_jumped_back_breaks_no_law() {
+    let settings = "to: [{ replica: spare, keep: '1' }]\nkeep: '1h1d,1d2w'";
+    for skew in (-9000..=9000).step_by(300) {
+        let mut world = World::new(job_with("", settings), Storage::Dir);
+        world.skew = SignedDuration::from_mins(skew);
+        let run = || Happening::Run(Script::default());
+        play(
+            world,
+            &[
+                Happening::Pass(2406),
+                run(),
+                run(),
+                Happening::ClockJumpsBack(3146),
+                run(),
+                Happening::Pass(2220),
+                run(),
+                run(),
+            ],
+        );
     }
 }

@@ -79,6 +79,11 @@ fn volatile_keys_are_the_targets_own_except_for_the_image() {
     let kept = over(&source, Some(&existing), &server("spare"), &[]);
     assert_eq!(kept.config["volatile.uuid"], "target");
     assert!(!kept.config.contains_key("limits.cpu"), "the source decides everything else");
+    assert!(!kept.config.contains_key("user.stapes.last-used"), "it was never started");
+    let mut started = existing.clone();
+    started.last_used_at = Some("2026-11-19T10:00:00.25Z".parse().unwrap());
+    let known = over(&source, Some(&started), &server("spare"), &[]);
+    assert_eq!(known.config["user.stapes.last-used"], "2026-11-19T10:00:00.25Z");
     let mut settled = existing;
     settled.config.clone_from(&kept.config);
     settled.devices.clone_from(&kept.devices);

@@ -273,17 +273,33 @@ fn a_replica_that_was_started_after_its_last_copy_may_hold_newer_data() {
         replica.last_used_at = Some(at(at_time));
         replica
     };
-    let before = started(&[18, 19], "2026-11-18T10:00:00Z");
-    assert_eq!(Case::onto(web(&[19, 20]), before).plan(false).action, since(19));
     let after = started(&[18, 19], "2026-11-19T10:00:00Z");
     Case::onto(web(&[19, 20]), after.clone()).blocked(
         "instance web was started on spare at 2026-11-19T10:00:00Z, after its last copy: it may hold newer data than the source",
         HELP,
         true,
     );
+    // The clocks of two servers cannot be compared: the target's may be hours behind.
+    let behind = started(&[18, 19], "2026-11-18T10:00:00Z");
+    Case::onto(web(&[19, 20]), behind).blocked(
+        "instance web was started on spare at 2026-11-18T10:00:00Z, after its last copy: it may hold newer data than the source",
+        HELP,
+        true,
+    );
     // A copy since then leaves this key, and a start would have taken it away.
-    let refreshed = after.key("volatile.apply_template", "copy");
+    let refreshed = after.clone().key("volatile.apply_template", "copy");
     assert_eq!(Case::onto(web(&[19, 20]), refreshed).plan(false).action, since(19));
+    // Renaming sets the key too, and no copy changes it then.
+    let renamed = after.key("volatile.apply_template", "rename");
+    assert!(matches!(
+        Case::onto(web(&[19, 20]), renamed.clone()).plan(false).action,
+        CopyAction::Blocked(_)
+    ));
+    let known = renamed.key("user.stapes.last-used", "2026-11-19T10:00:00Z");
+    assert_eq!(Case::onto(web(&[19, 20]), known.clone()).plan(false).action, since(19));
+    let mut again = known;
+    again.last_used_at = Some(at("2026-11-19T10:00:01Z"));
+    assert!(matches!(Case::onto(web(&[19, 20]), again).plan(false).action, CopyAction::Blocked(_)));
     // Without a common snapshot nobody knows: this is a source that was restored after a failover.
     Case::onto(web(&[20]), started(&[18], "2026-11-01T00:00:00Z")).blocked(
         "instance web was started on spare at 2026-11-01T00:00:00Z and shares no snapshot with the source any more: it may hold newer data",
@@ -328,6 +344,15 @@ fn snapshots_that_expire_by_themselves_are_not_preserved() {
 }
 
 #[test]
+fn a_snapshot_of_the_target_whose_age_nobody_knows_is_preserved_whatever_the_policy() {
+    let undated = manual("theirs", "1970-01-01T00:00:00Z");
+    let mut case = Case::onto(web(&[19, 20]), replica(&[]).with(&[undated.clone(), day(19)]));
+    case.policy = "1";
+    let plan = case.plan(false);
+    assert_eq!((plan.preserve, plan.let_go), (vec![undated], vec![]));
+}
+
+#[test]
 fn a_pool_that_cannot_clone_is_remarked_on() {
     let mut case = Case::onto(web(&[19, 20]), replica(&[18, 19]));
     case.server.pools.extend([pool("tank", "dir")]);
@@ -343,8 +368,10 @@ fn the_rest_of_a_first_copy_is_begun_again_if_it_is_ours() {
     let plan = Case::onto(web(&[19, 20]), cut_off.clone()).plan(false);
     assert_eq!((plan.action, plan.remarks.len()), (CopyAction::Full, 1));
     // A copy that was finished, but whose mark was not taken away.
-    let whole = cut_off.key("volatile.apply_template", "copy");
+    let whole = cut_off.clone().key("volatile.apply_template", "copy");
     assert_eq!(Case::onto(web(&[19, 20]), whole).plan(false).action, since(19));
+    let renamed = cut_off.key("volatile.apply_template", "rename");
+    assert_eq!(Case::onto(web(&[19, 20]), renamed).plan(false).action, CopyAction::Full);
     // Another source server may be copying at this moment.
     let mut theirs = web(&[]).key("user.stapes.run", "r2");
     theirs.config.extend(crate::replicate::marks::replica_marks("other", &theirs.id()));

@@ -147,6 +147,44 @@ fn volumes_are_left_out_where_the_targets_project_keeps_them_elsewhere() {
 }
 
 #[test]
+fn a_refresh_is_decided_from_where_the_replica_is_and_not_from_where_the_job_wants_it() {
+    let source = server_with("local", [instance("web").with(&[day(18), day(19)])]);
+    let job = job_with("", "to: { replica: spare, pool: plain, keep: '1' }\nkeep: '9'");
+    let on_target = |snapshots: &[SnapshotFacts]| {
+        let mut replica = instance("web").with(snapshots).replica_of(&instance("web").id());
+        replica.config.insert("volatile.apply_template".to_owned(), "copy".to_owned());
+        let mut target = server_with("spare", [replica]);
+        target.pools.extend([pool("plain", "dir")]);
+        plan(&job, &source, &[target]).items[0].targets[0].clone()
+    };
+    let refreshed = on_target(&[day(18), day(19)]);
+    assert_eq!(refreshed.copy.action, CopyAction::Refresh { since: day(19) });
+    assert!(!refreshed.exclude_older, "between btrfs pools this breaks the replica");
+    assert_eq!(
+        removed(&refreshed.prune),
+        Vec::<&str>::new(),
+        "the next refresh would send it again"
+    );
+    assert_eq!(refreshed.config.devices["root"]["pool"], "tank");
+    assert_eq!(
+        refreshed.copy.shortfall.unwrap(),
+        "the replica stays on pool tank, a refresh does not move it to plain, where the job wants it; rename or delete it on spare and the next run copies it there in full, or set `pool: tank` in the job"
+    );
+    // What has to be copied in full anyway goes where the job wants it, and takes nothing over that
+    // tells a finished copy from one that was cut off.
+    let replaced = on_target(&[day(17)]);
+    assert!(matches!(replaced.copy.action, CopyAction::Replace { .. }));
+    assert_eq!(replaced.config.devices["root"]["pool"], "plain");
+    assert!(!replaced.config.config.contains_key("volatile.apply_template"));
+    assert_eq!(replaced.copy.shortfall, None);
+    assert_eq!(
+        removed(&replaced.prune),
+        ["IAB_20261117-020000", "IAB_20261118-020000", "IAB_20261119-020000"],
+        "files are compared there, and a refresh can leave older ones out"
+    );
+}
+
+#[test]
 fn an_instance_whose_root_disk_names_no_pool_needs_one_from_the_job() {
     let mut bare = instance("web");
     bare.devices.clear();

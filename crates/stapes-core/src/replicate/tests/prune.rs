@@ -111,6 +111,20 @@ fn a_snapshot_whose_server_knows_no_date_is_as_old_as_its_name_says() {
 }
 
 #[test]
+fn somebodys_snapshot_of_an_unknown_age_stays_and_takes_no_place() {
+    let undated = manual("theirs", "1970-01-01T00:00:00Z");
+    let history = [clone_of(&undated), clone_of(&day(18))];
+    for policy in ["2", "1d1w"] {
+        let verdicts = target(&[day(19)], &[day(19)], &history, policy, true);
+        assert_eq!(
+            verdicts[0], "history theirs keep: its server does not know when it was made",
+            "{verdicts:#?}"
+        );
+        assert!(verdicts.iter().all(|line| line.contains(" keep: ")), "{verdicts:#?}");
+    }
+}
+
+#[test]
 fn the_anchor_is_the_newest_of_ours_on_both_sides() {
     let prefix = SnapshotPrefix::default();
     let foreign = manual("m", "2026-11-19T09:00:00Z");

@@ -89,7 +89,7 @@ fn scenes() -> impl Strategy<Value = (Policy, Vec<Point>, Timestamp, TimeZone)> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::testing::cases(200))]
 
     #[test]
     fn the_engine_agrees_with_the_reference((policy, points, now, zone) in scenes()) {
