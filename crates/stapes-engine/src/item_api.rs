@@ -140,11 +140,7 @@ pub(crate) async fn delete_snapshot(
             client.delete_volume_snapshot(pool.as_str(), name.as_str(), snapshot).await
         }
     };
-    match started {
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(error) => Err(error),
-        Ok(operation) => done(operation, limits::LOCAL_DATA, cancel).await,
-    }
+    gone(started, cancel).await
 }
 
 /// Deletes an item with its snapshots; one that is not there any more is fine.
@@ -160,6 +156,11 @@ pub(crate) async fn delete(
             client.delete_volume(pool.as_str(), name.as_str()).await
         }
     };
+    gone(started, cancel).await
+}
+
+/// Waits for the end of a deletion; what was not there is as good.
+async fn gone(started: Result<Operation, Error>, cancel: &CancellationToken) -> Result<(), Error> {
     match started {
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),
