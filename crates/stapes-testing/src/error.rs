@@ -45,6 +45,16 @@ pub enum Error {
         /// What it said.
         stderr: String,
     },
+    /// A command ran in a container and failed.
+    #[error("{command}: exit code {code}: {stderr}")]
+    InContainer {
+        /// Program, arguments and container.
+        command: String,
+        /// Its exit code; -1 if the server tells none.
+        code: i64,
+        /// What it said.
+        stderr: String,
+    },
     /// A request could not be sent or its answer not be read.
     #[error("{request}")]
     Request {

@@ -145,6 +145,29 @@ fn exchange(
     body: Option<&Value>,
     patience: Duration,
 ) -> io::Result<Value> {
+    let answer = request(socket, method, path, body, patience)?;
+    serde_json::from_slice(&payload(&answer)?).map_err(io::Error::other)
+}
+
+/// The content of a file that the server hands out as it is.
+pub(crate) fn fetch(socket: &Path, path: &str, patience: Duration) -> Result<Vec<u8>> {
+    let named = |source| Error::Request { request: format!("GET {path}"), source };
+    let answer = request(socket, "GET", path, None, patience).map_err(named)?;
+    let body = payload(&answer).map_err(named)?;
+    if answer.starts_with(b"HTTP/1.1 200 ") {
+        return Ok(body);
+    }
+    Err(named(io::Error::other(String::from_utf8_lossy(&body).into_owned())))
+}
+
+/// The whole answer to one request on a connection of its own.
+fn request(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+    patience: Duration,
+) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
@@ -158,7 +181,7 @@ fn exchange(
     stream.write_all(body.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    serde_json::from_slice(&payload(&answer)?).map_err(io::Error::other)
+    Ok(answer)
 }
 
 /// The body of a complete response, chunked or not.

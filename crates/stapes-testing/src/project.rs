@@ -166,8 +166,23 @@ impl<'a> Scope<'a> {
     }
 
     /// Runs a command in a running container and returns what it prints.
+    ///
+    /// The server records it: of what `incus exec` is sent over websockets, 7.0 lost all once.
     pub fn exec(&self, instance: &str, command: &[&str]) -> Result<String> {
-        self.incus(&[&["exec", instance, "-T", "--"], command].concat())
+        let body = json!({ "command": command, "record-output": true });
+        let done = self.api("POST", &format!("/1.0/instances/{instance}/exec"), Some(&body))?;
+        let ended = done.get("metadata").cloned().unwrap_or_default();
+        let said = |stream: &str| {
+            let path = ended.pointer(&format!("/output/{stream}")).and_then(Value::as_str);
+            let text = self.server.file(&self.path(path.unwrap_or_default()))?;
+            Ok::<_, Error>(String::from_utf8_lossy(&text).into_owned())
+        };
+        let code = ended.get("return").and_then(Value::as_i64).unwrap_or(-1);
+        if code == 0 {
+            return said("1");
+        }
+        let command = format!("{} (in {instance})", command.join(" "));
+        Err(Error::InContainer { command, code, stderr: said("2")? })
     }
 
     /// Creates a custom volume with a file system.

@@ -145,6 +145,11 @@ impl IncusServer {
         self.api_within(method, path, body, PATIENCE)
     }
 
+    /// The content of a file that the server hands out, such as a log.
+    pub fn file(&self, path: &str) -> Result<Vec<u8>> {
+        http::fetch(&self.socket(), path, PATIENCE)
+    }
+
     /// [`Self::api`] for callers that cannot wait long for a dead or paused server.
     pub(crate) fn api_within(
         &self,
