@@ -68,10 +68,15 @@ jobs:
 YAML
 }
 
-# Runs a job and appends to FILE: seconds on the clock, seconds of processor, peak memory in KiB.
+# Seconds that all processors have worked since the machine started, for whomever.
+machine_busy() { awk -v ticks="$(getconf CLK_TCK)" '$1 == "cpu" { print ($2 + $3 + $4 + $7 + $8) / ticks }' /proc/stat; }
+
+# Runs a job and appends to FILE: seconds on the clock, seconds of processor, peak memory in KiB, and
+# seconds of processor that the whole machine spent meanwhile, the two servers above all.
 measure() {
-  local file=$1 outer pid='' peak=0 now wall user system
+  local file=$1 outer pid='' peak=0 now wall user system busy
   shift
+  busy=$(machine_busy)
   (
     TIMEFORMAT='%R %U %S'
     { time stapes --config servers.yaml --quiet replicate "$@" 2>&3; } 3>&2 2>"$DIR/time"
@@ -89,8 +94,8 @@ measure() {
   done
   wait "$outer" || die "stapes replicate $* failed"
   read -r wall user system <"$DIR/time"
-  awk -v wall="$wall" -v user="$user" -v kernel="$system" -v peak="$peak" \
-    'BEGIN { printf "%.2f %.3f %d\n", wall, user + kernel, peak }' >>"$file"
+  awk -v wall="$wall" -v user="$user" -v kernel="$system" -v peak="$peak" -v from="$busy" -v to="$(machine_busy)" \
+    'BEGIN { printf "%.2f %.3f %d %.2f\n", wall, user + kernel, peak, to - from }' >>"$file"
   say "  replicate $*: $(tail -n 1 "$file")"
 }
 
@@ -135,25 +140,26 @@ case_rows() {
   local kind title
   for kind in unchanged changed; do
     if [[ $kind == changed ]]; then title='1 % changed'; else title='nothing new'; fi
-    paste -d' ' "$DIR/$kind-1" "$DIR/$kind-4" | awk '{ print $1 / $4 }' >"$DIR/$kind-ratio"
+    paste -d' ' "$DIR/$kind-1" "$DIR/$kind-4" | awk '{ print $1 / $5 }' >"$DIR/$kind-ratio"
     awk '{ print 100 * $2 / $1 }' "$DIR/$kind-4" >"$DIR/$kind-share"
-    printf '| %d containers, %s | %.1f s | %.1f s | %.2f | %.1f %% | %.1f MB |\n' "$CONTAINERS" "$title" \
+    printf '| %d containers, %s | %.1f s | %.1f s | %.2f | %.1f s, %.1f s | %.1f %% | %.1f MB |\n' "$CONTAINERS" "$title" \
       "$(median "$DIR/$kind-1" 1)" "$(median "$DIR/$kind-4" 1)" "$(median "$DIR/$kind-ratio" 1)" \
+      "$(median "$DIR/$kind-1" 4)" "$(median "$DIR/$kind-4" 4)" \
       "$(median "$DIR/$kind-share" 1)" "$(awk -v kib="$(median "$DIR/$kind-4" 3)" 'BEGIN { print kib * 1.024 / 1000 }')"
   done
 }
 
 single_row() {
-  local wall processor peak
-  read -r wall processor peak <"$2"
-  awk -v title="$1" -v wall="$wall" -v processor="$processor" -v peak="$peak" 'BEGIN {
-    printf "| %s | – | %.1f s | – | %.1f %% | %.1f MB |\n", title, wall, 100 * processor / wall, peak * 1.024 / 1000 }'
+  local wall processor peak busy
+  read -r wall processor peak busy <"$2"
+  awk -v title="$1" -v wall="$wall" -v processor="$processor" -v peak="$peak" -v busy="$busy" 'BEGIN {
+    printf "| %s | – | %.1f s | – | –, %.1f s | %.1f %% | %.1f MB |\n", title, wall, busy, 100 * processor / wall, peak * 1.024 / 1000 }'
 }
 
 print_results() {
   printf '%d rounds, %s, %d processors, %s\n\n' "$ROUNDS" "$(stapes --version)" "$(nproc)" \
     "Incus $(incus query source:/1.0 | awk -F'"' '$2 == "server_version" { print $4 }')"
-  printf '| | one at a time | default | ratio | own processor time | own memory |\n|---|---|---|---|---|---|\n'
+  printf '| | one at a time | default | ratio | all processors | own processor time | own memory |\n|---|---|---|---|---|---|---|\n'
   case_rows
   single_row "$CONTAINERS containers, first copy" "$DIR/first"
   if ((MANY)); then

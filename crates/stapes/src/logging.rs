@@ -9,6 +9,10 @@ pub(crate) fn start(level: &str) -> Result<(), CommandError> {
         CommandError::usage(format!("--log-level {level}: {error}"))
             .with_help("one of error, warn, info, debug, trace")
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(console::colors_enabled_stderr())
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }
