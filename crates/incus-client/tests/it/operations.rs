@@ -1,6 +1,8 @@
 //! Operations of real servers: by events, by polls, cancelled, and on servers that die.
 
-use std::sync::{Arc, Mutex};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use incus_client::instances::{ImageSource, InstanceSource, StateChange};
@@ -33,8 +35,7 @@ async fn operations_end_with_their_event_and_without_a_poll() {
     let project = TestProject::new(pair()).unwrap();
     let (client, _) = clients(&project);
     create_and_delete(&client, "warm").await;
-    let requests = Requests::default();
-    let _recording = tracing::subscriber::set_default(requests.clone());
+    let before = requests_so_far().len();
     let started = Instant::now();
     for number in 0..5 {
         create_and_delete(&client, &format!("c{number}")).await;
@@ -42,15 +43,30 @@ async fn operations_end_with_their_event_and_without_a_poll() {
     println!("ten operations by events: {:?}", started.elapsed());
     // The second look at an operation comes after more than two seconds.
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
-    let paths = requests.paths.lock().unwrap();
+    let paths = requests_so_far().split_off(before);
     assert!(paths.iter().filter(|path| path.contains("/1.0/instances")).count() >= 10, "{paths:?}");
     assert!(!paths.iter().any(|path| path.contains("/wait")), "{paths:?}");
 }
 
-/// Records the requests that the client traces on this thread.
+/// The paths that clients asked for on this thread, since the first call of this function.
+///
+/// One subscriber for the whole process: with one for a thread, other threads that reach a place of
+/// tracing first have it switched off for all.
+fn requests_so_far() -> Vec<String> {
+    static REQUESTS: OnceLock<Requests> = OnceLock::new();
+    let requests = REQUESTS.get_or_init(|| {
+        let requests = Requests::default();
+        tracing::subscriber::set_global_default(requests.clone()).unwrap();
+        requests
+    });
+    let paths = requests.paths.lock().unwrap();
+    paths.get(&std::thread::current().id()).cloned().unwrap_or_default()
+}
+
+/// Records the requests that clients trace, by thread.
 #[derive(Clone, Default)]
 struct Requests {
-    paths: Arc<Mutex<Vec<String>>>,
+    paths: Arc<Mutex<HashMap<ThreadId, Vec<String>>>>,
 }
 
 impl tracing::Subscriber for Requests {
@@ -61,7 +77,8 @@ impl tracing::Subscriber for Requests {
     fn event(&self, event: &tracing::Event<'_>) {
         event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
             if field.name() == "path" {
-                self.paths.lock().unwrap().push(format!("{value:?}"));
+                let mut paths = self.paths.lock().unwrap();
+                paths.entry(std::thread::current().id()).or_default().push(format!("{value:?}"));
             }
         });
     }
