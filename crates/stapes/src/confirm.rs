@@ -4,18 +4,17 @@ use std::io::{BufRead, IsTerminal};
 
 use crate::output;
 use crate::report_error::CommandError;
-use crate::settings::Settings;
 
-/// Shows what will be destroyed and asks. An error means no.
+/// Shows what will be destroyed and asks, unless `yes` says so already. An error means no.
 pub(crate) fn confirm(
     consequences: &[String],
     question: &str,
-    settings: &Settings,
+    yes: bool,
 ) -> Result<(), CommandError> {
     for line in consequences {
         output::error_line(&format!("  {line}"));
     }
-    if settings.yes {
+    if yes {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {

@@ -66,9 +66,13 @@ async fn dispatch(command: Command, settings: &Settings) -> Result<Exit, Command
 }
 
 fn end(result: Result<Exit, CommandError>) -> ExitCode {
-    let exit = result.unwrap_or_else(|error| {
+    let mut exit = result.unwrap_or_else(|error| {
         output::error_line(&error.render());
         error.exit
     });
+    if let Some(error) = output::lost() {
+        output::error_line(&format!("error: the result could not be printed whole: {error}"));
+        exit = exit.worst(Exit::Failed);
+    }
     ExitCode::from(exit.code())
 }

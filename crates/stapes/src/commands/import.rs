@@ -53,7 +53,7 @@ pub(crate) fn run(args: &ImportArgs, settings: &Settings) -> Result<Exit, Comman
     let written = match write_config(&out, &imported.yaml, false) {
         Err(WriteConfigError::Exists { .. }) => {
             let consequence = format!("{} exists and would be replaced", out.display());
-            confirm(&[consequence], "Replace it?", settings)?;
+            confirm(&[consequence], "Replace it?", settings.yes)?;
             write_config(&out, &imported.yaml, true)
         }
         other => other,

@@ -42,6 +42,7 @@ pub(crate) async fn run(args: &ListArgs, settings: &Settings) -> Result<Exit, Co
     let connector = loaded.connector(settings.credentials(&loaded.config));
     let jobs = loaded.jobs(wanted.as_deref())?;
     let machine = machine_identity();
+    let several = jobs.len() > 1;
     let mut listed = Vec::new();
     let mut exit = Exit::Complete;
     for job in jobs {
@@ -52,7 +53,18 @@ pub(crate) async fn run(args: &ListArgs, settings: &Settings) -> Result<Exit, Co
             parallel: 1,
             machine: &machine,
         };
-        let prepared = replicate::prepare(request, &connector, &Clock::System, &cancel).await?;
+        let prepared = match replicate::prepare(request, &connector, &Clock::System, &cancel).await
+        {
+            Ok(prepared) => prepared,
+            // The other jobs have other servers.
+            Err(error) if several && !cancel.is_cancelled() => {
+                let error = CommandError::from(error);
+                output::error_line(&error.render());
+                exit = exit.worst(error.exit);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         for (server, cause) in &prepared.unreachable {
             output::error_line(&format!("warning: {server} cannot be used: {cause}"));
             exit = exit.worst(Exit::Incomplete);

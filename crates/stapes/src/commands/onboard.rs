@@ -77,7 +77,7 @@ pub(crate) async fn run(args: OnboardArgs, settings: &Settings) -> Result<Exit, 
     let written = match write_config(&out, &config, false) {
         Err(WriteConfigError::Exists { .. }) => {
             let consequence = format!("{} exists and would be replaced", out.display());
-            let confirmed = confirm(&[consequence], "Replace it?", settings);
+            let confirmed = confirm(&[consequence], "Replace it?", settings.yes);
             confirmed.map_err(|error| {
                 error.with_help(
                     "both servers trust us now, only the configuration was left as it is; \

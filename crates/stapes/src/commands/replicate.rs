@@ -202,7 +202,7 @@ impl JobRun<'_> {
                     return Err(error.into());
                 }
             };
-        if let Err(refused) = self.confirm_force(&prepared.plan) {
+        if let Err(refused) = self.confirm_force(&prepared.plan, &context.cancel).await {
             let report = failed_run(self.job, &"not confirmed");
             tell(&context.events, notifier.finished(&context.run, &report).await).await;
             return Err(refused);
@@ -213,7 +213,11 @@ impl JobRun<'_> {
     }
 
     /// `--force` is asked about once more, with what it would overwrite.
-    fn confirm_force(&self, plan: &ReplicationPlan) -> Result<(), CommandError> {
+    async fn confirm_force(
+        &self,
+        plan: &ReplicationPlan,
+        cancel: &CancellationToken,
+    ) -> Result<(), CommandError> {
         let forced: Vec<String> = plan
             .items
             .iter()
@@ -224,7 +228,15 @@ impl JobRun<'_> {
         if forced.is_empty() {
             return Ok(());
         }
-        confirm(&forced, "Overwrite these?", self.settings)
+        let yes = self.settings.yes;
+        let asked = tokio::task::spawn_blocking(move || confirm(&forced, "Overwrite these?", yes));
+        tokio::select! {
+            // Ctrl-C is an answer, too; nobody waits for the line that is never typed.
+            () = cancel.cancelled() => Err(stapes_engine::Error::Interrupted.into()),
+            answer = asked => answer.unwrap_or_else(|error| {
+                Err(CommandError::failed(format!("cannot ask: {error}")))
+            }),
+        }
     }
 
     fn consumers(&self) -> Vec<Box<dyn Consumer>> {

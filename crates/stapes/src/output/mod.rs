@@ -5,28 +5,43 @@ pub(crate) mod json;
 pub(crate) mod plan;
 pub(crate) mod table;
 
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
+use std::sync::OnceLock;
 
 use crate::report_error::render_problems;
 use crate::settings::{LoadedConfig, Settings};
 
-/// Prints a result. A reader that went away (`| head`) is no error of ours.
+/// Why a part of the results did not reach standard output.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints a result. A reader that went away (`| head`) is no error of ours; anything else, such as a
+/// full disk, does not stop the work and is told at the end, see [`lost`].
 pub(crate) fn result(text: &str) {
-    let mut out = std::io::stdout().lock();
-    drop(
-        out.write_all(text.as_bytes())
-            .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") }),
-    );
+    let mut out = io::stdout().lock();
+    let written = out
+        .write_all(text.as_bytes())
+        .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") })
+        .and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        LOST.get_or_init(|| error);
+    }
+}
+
+/// Why what was printed as the result is not all of it.
+pub(crate) fn lost() -> Option<&'static io::Error> {
+    LOST.get()
 }
 
 /// Prints a line for people, beside the result.
 pub(crate) fn error_line(text: &str) {
-    drop(writeln!(std::io::stderr().lock(), "{text}"));
+    drop(writeln!(io::stderr().lock(), "{text}"));
 }
 
 /// Prints a question, without ending the line.
 pub(crate) fn error_part(text: &str) {
-    let mut err = std::io::stderr().lock();
+    let mut err = io::stderr().lock();
     drop(write!(err, "{text}").and_then(|()| err.flush()));
 }
 

@@ -29,6 +29,28 @@ fn a_source_that_is_not_there_ends_the_run_and_says_what_to_look_at() {
 }
 
 #[test]
+fn a_source_that_is_not_there_hides_no_other_job_from_the_list() {
+    let lab = Lab::new();
+    lab.source().create("c1").unwrap();
+    let certificate = server_certificate(&pair().source);
+    let gone = format!("url: https://127.0.0.1:1, certificate: '{certificate}'");
+    let (source, target) = (by_socket(&pair().source), by_socket(&pair().target));
+    let servers = [("source", source.as_str()), ("target", &target), ("gone", &gone)];
+    lab.configure_with(&servers, &[("nightly", &lab.job()), ("weekly", &lab.job())]);
+    // The job that comes first by name has the dead source.
+    let text = std::fs::read_to_string(lab.config_file()).unwrap();
+    lab.write_config(&text.replacen("incus: source", "incus: gone", 1));
+    let ran = lab.stapes(&["list", "replicas", "--output", "json"]).expect_code(1);
+    assert_says(&ran.stderr, &["error: ", "gone", "is the server on"]);
+    let jobs = ran.json()["jobs"].clone();
+    assert_eq!(jobs.as_array().unwrap().len(), 1, "{jobs:#}");
+    assert_eq!(jobs[0]["job"], "weekly");
+    // Asked for alone, there is nothing to list.
+    let ran = lab.stapes(&["list", "replicas", "nightly"]).expect_code(1);
+    assert_eq!(ran.stdout, "");
+}
+
+#[test]
 fn a_target_that_is_not_there_fails_its_items_and_the_other_target_gets_them() {
     let lab = Lab::new();
     lab.source().create("c1").unwrap();

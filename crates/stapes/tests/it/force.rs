@@ -13,9 +13,9 @@ fn read(scope: &Scope<'_>, instance: &str, path: &str) -> String {
     std::fs::read_to_string(full).unwrap_or_default()
 }
 
-/// Runs `stapes replicate --force` on a terminal and types an answer.
-fn force_on_terminal(lab: &Lab, answer: &str) -> Ran {
-    run(&mut on_terminal(&lab.command(&["replicate", "--force"]), answer))
+/// Runs `stapes replicate --force` on a terminal, where somebody types.
+fn force_on_terminal(lab: &Lab, typing: &str) -> Ran {
+    run(&mut on_terminal(&lab.command(&["replicate", "--force"]), typing))
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_running_replica_is_left_alone_and_force_asks_first_and_stops_it() {
         &["overwrite: ", "is running on target", "needs a confirmation", "-y"],
     );
     // Somebody says no.
-    let ran = force_on_terminal(&lab, "n").expect_code(2);
+    let ran = force_on_terminal(&lab, "echo n").expect_code(2);
     assert_says(&ran.stdout, &["Overwrite these? [y/N]", "not confirmed; nothing was changed"]);
     assert_eq!(source.snapshots("c1").unwrap(), before);
     assert_eq!(read(&target, "c1", "root/here"), "target\n");
@@ -58,13 +58,25 @@ fn a_running_replica_is_left_alone_and_force_asks_first_and_stops_it() {
 }
 
 #[test]
+fn ctrl_c_at_the_question_is_an_answer() {
+    let lab = Lab::new();
+    lab.source().create("c1").unwrap();
+    lab.target().create("c1").unwrap();
+    lab.configure(&lab.job());
+    // Nobody types a line, and the terminal stays open.
+    let ran = force_on_terminal(&lab, r"printf '\003'; sleep 8").expect_code(130);
+    assert_says(&ran.stdout, &["interrupted"]);
+    assert_eq!(lab.source().snapshots("c1").unwrap(), [""; 0]);
+}
+
+#[test]
 fn a_yes_on_the_terminal_is_a_yes() {
     let lab = Lab::new();
     lab.source().create("c1").unwrap();
     lab.target().create("c1").unwrap();
     lab.target().write("local", "c1", "root/here", b"target").unwrap();
     lab.configure(&lab.job());
-    let ran = force_on_terminal(&lab, "y").complete();
+    let ran = force_on_terminal(&lab, "echo y").complete();
     assert_says(&ran.stdout, &["is not a replica that stapes made", "Overwrite these? [y/N]"]);
     assert_eq!(read(&lab.target(), "c1", "root/here"), "");
 }

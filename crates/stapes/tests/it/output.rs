@@ -79,7 +79,7 @@ fn on_a_terminal_there_is_progress_that_goes_away() {
     lab.source().create("c1").unwrap();
     lab.source().write("local", "c1", "root/data", &vec![7; 8 << 20]).unwrap();
     lab.configure(&lab.job());
-    let ran = run(&mut on_terminal(&lab.command(&["replicate"]), "")).complete();
+    let ran = run(&mut on_terminal(&lab.command(&["replicate"]), "echo")).complete();
     assert_says(&ran.stdout, &["\u{1b}[", "phase 2 of 3: copies", "job nightly: complete in"]);
 }
 
@@ -108,6 +108,23 @@ fn nobody_who_reads_is_no_reason_to_panic_or_to_stop() {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_told_and_the_work_is_done() {
+    let lab = Lab::new();
+    lab.source().create("c1").unwrap();
+    lab.configure(&lab.job());
+    for output in ["json", "table"] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = lab.command(&["replicate", "--output", output]);
+        let ended = command.stdout(full).output().unwrap();
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        assert_says(&stderr, &["could not be printed whole", "No space left"]);
+        assert_eq!(ended.status.code(), Some(1), "{stderr}");
+        next_second();
+    }
+    assert_eq!(lab.target().snapshots("c1").unwrap().len(), 2);
 }
 
 #[test]

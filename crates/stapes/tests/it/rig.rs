@@ -284,13 +284,13 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// The same command on a terminal of its own, whose output is all on standard output; after a second
-/// somebody types a line.
-pub(crate) fn on_terminal(command: &Command, typed: &str) -> Command {
+/// somebody types what a line of shell prints.
+pub(crate) fn on_terminal(command: &Command, typing: &str) -> Command {
     let words: Vec<String> = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| format!("'{}'", word.to_str().unwrap()))
         .collect();
-    let line = format!("(sleep 1; echo '{typed}') | script -qec \"{}\" /dev/null", words.join(" "));
+    let line = format!("(sleep 1; {typing}) | script -qec \"{}\" /dev/null", words.join(" "));
     let mut shell = Command::new("sh");
     shell.args(["-c", &line]).env_clear().env("TERM", "xterm").stdin(Stdio::null());
     shell.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));

@@ -1,6 +1,6 @@
 //! Progress on a terminal: a line for each step that is going on, and one for the phase.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -13,8 +13,10 @@ use super::lines;
 
 pub(super) struct Progress {
     bars: MultiProgress,
-    phase: Option<ProgressBar>,
+    phase: Option<(Phase, ProgressBar)>,
     items: u64,
+    /// Whose part of the phase is done: several targets are several steps, and one item.
+    done: HashSet<ItemId>,
     steps: HashMap<(ItemId, Step), ProgressBar>,
 }
 
@@ -28,6 +30,7 @@ impl Progress {
             bars: MultiProgress::with_draw_target(target),
             phase: None,
             items: 0,
+            done: HashSet::new(),
             steps: HashMap::new(),
         }
     }
@@ -50,19 +53,20 @@ impl Progress {
         bar.set_style(style(template).with_key("left", left));
         bar.set_message(lines::heading(phase));
         bar.enable_steady_tick(Duration::from_secs(1));
-        self.phase = Some(bar);
+        self.phase = Some((phase, bar));
     }
 
     fn end_phase(&mut self) {
-        if let Some(bar) = self.phase.take() {
+        if let Some((_, bar)) = self.phase.take() {
             bar.finish_and_clear();
         }
+        self.done.clear();
     }
 
     fn begin_step(&mut self, item: &ItemId, step: &Step) {
         let bar = ProgressBar::new_spinner();
         let bar = match &self.phase {
-            Some(phase) => self.bars.insert_before(phase, bar),
+            Some((_, phase)) => self.bars.insert_before(phase, bar),
             None => self.bars.add(bar),
         };
         let template = if lines::moves_data(step) {
@@ -80,11 +84,11 @@ impl Progress {
         if let Some(bar) = self.steps.remove(&(item.clone(), step.clone())) {
             bar.finish_and_clear();
         }
-        if let Some(phase) = &self.phase {
-            // Several steps of one item do not count several times past the end.
-            if counts(step) && phase.position() < self.items {
-                phase.inc(1);
-            }
+        if let Some((phase, bar)) = &self.phase
+            && ends(*phase, step)
+            && self.done.insert(item.clone())
+        {
+            bar.inc(1);
         }
     }
 
@@ -94,9 +98,13 @@ impl Progress {
     }
 }
 
-/// Whether a step ends an item's part of a phase.
-fn counts(step: &Step) -> bool {
-    matches!(step, Step::Snapshot { .. } | Step::FullCopy { .. } | Step::Refresh { .. })
+/// Whether a step ends an item's part of a phase. A refresh ahead of the snapshot does not.
+fn ends(phase: Phase, step: &Step) -> bool {
+    match phase {
+        Phase::Snapshot => matches!(step, Step::Snapshot { .. }),
+        Phase::Copy => matches!(step, Step::FullCopy { .. } | Step::Refresh { .. }),
+        Phase::Prune => false,
+    }
 }
 
 fn style(template: &str) -> ProgressStyle {
