@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use stapes_core::hash::fnv1a_64;
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -154,11 +155,8 @@ fn file_name(what: &str) -> String {
     const LONGEST: usize = 180;
     let mut name = escaped(what);
     if name.len() > LONGEST {
-        let hash = what.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
         name.truncate(LONGEST);
-        name.push_str(&format!("-{hash:016x}"));
+        name.push_str(&format!("-{:016x}", fnv1a_64(what.as_bytes())));
     }
     name + SUFFIX
 }
