@@ -126,7 +126,7 @@ async fn pools(
     Ok(known.collect())
 }
 
-/// Servers older than the `all-projects` listing leave the project of an object out.
+/// An object whose server leaves its project out is in `default`.
 fn project_of(text: &str) -> Option<ProjectName> {
     if text.is_empty() { "default" } else { text }.parse().ok()
 }

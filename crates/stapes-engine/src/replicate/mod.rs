@@ -144,6 +144,17 @@ pub async fn prepare<'a>(
     Ok(prepared)
 }
 
+/// What a server must be able to do: to list what is in all projects, because an older one ignores
+/// the wish and shows a part, and to refresh what was copied before.
+const NEEDED: [&str; 6] = [
+    "container_incremental_copy",
+    "custom_volume_refresh",
+    "instance_all_projects",
+    "networks_all_projects",
+    "profiles_all_projects",
+    "storage_volumes_all_projects",
+];
+
 async fn endpoint(
     config: &Config,
     name: &ServerName,
@@ -152,6 +163,9 @@ async fn endpoint(
 ) -> Result<Endpoint> {
     let client = connector(name)?;
     let server = connect::trusted(&client, name).await?;
+    for extension in NEEDED {
+        server.require(extension).map_err(Error::incus("cannot begin", name))?;
+    }
     let mut reach = Reach::of(&server);
     if let Some(configured) = config.incus.get(name) {
         reach.urls = copy_urls(configured, reach.urls);

@@ -5,13 +5,12 @@ use std::fs;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use stapes_testing::fake::{FakeIncus, Version};
 use stapes_testing::{Scope, TcpProxy, pair};
 
 use crate::lab::Lab;
 use crate::rig::{
-    Background, assert_says, by_proxy, by_socket, causes, fake_source, init_pid, is_idle, status,
-    steps,
+    Background, assert_says, by_proxy, by_socket, causes, fake_source, init_pid, is_idle, new_fake,
+    status, steps,
 };
 
 /// The names of what is in the journal.
@@ -287,7 +286,7 @@ fn a_freeze_holds_the_instance_while_the_snapshot_is_made() {
 #[test]
 fn a_freeze_that_the_server_only_claims_is_not_believed() {
     let lab = Lab::new();
-    let fake = FakeIncus::start(Version::Lts6, &[]).unwrap();
+    let fake = new_fake();
     fake_source(&fake, "Running");
     let source = format!("url: 'unix://{}'", fake.socket().display());
     let target = by_socket(&pair().target);

@@ -10,8 +10,8 @@ use stapes_testing::{Direction, Pair, Scope, ServerOptions, TcpProxy, TestProjec
 use crate::lab::{Job, Lab, files, how, onboard};
 use crate::rig::{
     Background, MIB, assert_says, bulk, by_proxy, by_socket, causes, configure, configure_own,
-    copied_through, fake_source, idle, next_second, own_pair, server_certificate, stalled_copy,
-    use_credentials, wait_until,
+    copied_through, fake_source, idle, new_fake, next_second, own_pair, server_certificate,
+    stalled_copy, use_credentials, wait_until,
 };
 
 #[test]
@@ -382,7 +382,7 @@ fn a_snapshot_that_is_deleted_before_it_is_copied_fails_its_item_alone() {
 /// One run whose source is a fake with one stopped container, spoilt by `spoil`; returns the causes.
 fn with_fake_source(spoil: impl FnOnce(&FakeIncus)) -> String {
     let lab = Lab::new();
-    let fake = FakeIncus::start(Version::Lts6, &[]).unwrap();
+    let fake = new_fake();
     fake_source(&fake, "Stopped");
     spoil(&fake);
     let source = format!("url: 'unix://{}'", fake.socket().display());
@@ -409,9 +409,26 @@ fn a_server_that_fails_in_odd_ways_is_reported_in_its_own_words() {
 }
 
 #[test]
+fn a_server_that_is_too_old_is_named_with_what_it_lacks() {
+    let lab = Lab::new();
+    lab.source().create("c1").unwrap();
+    let old = FakeIncus::start(Version::Lts6, &["custom_volume_refresh"]).unwrap();
+    fake_source(&old, "Stopped");
+    let old_server = format!("url: 'unix://{}'", old.socket().display());
+    let said = ["too old", "container_incremental_copy", "update Incus there"];
+    configure(&lab, &old_server, &by_socket(&pair().target), &lab.job());
+    let ran = lab.stapes(&["replicate"]).expect_code(1);
+    assert_says(&ran.stderr, &said);
+    configure(&lab, &by_socket(&pair().source), &old_server, &lab.job());
+    let ran = lab.replicate(&[]).expect_code(1);
+    assert_says(&causes(&ran, "c1"), &said);
+    assert_eq!(old.changes(), [""; 0]);
+}
+
+#[test]
 fn an_operation_that_never_seems_to_end_ends_with_ctrl_c() {
     let lab = Lab::new();
-    let fake = FakeIncus::start(Version::Lts6, &[]).unwrap();
+    let fake = new_fake();
     fake_source(&fake, "Stopped");
     let never = Reply::operation(Operation::never_ends());
     fake.on("POST", "/1.0/instances/c1/snapshots", [never]);
@@ -440,7 +457,7 @@ fn a_slow_server_is_waited_for() {
 #[test]
 fn something_that_is_no_incus_or_answers_nonsense_is_no_server() {
     let lab = Lab::new();
-    let fake = FakeIncus::start(Version::Lts6, &[]).unwrap();
+    let fake = new_fake();
     let source = format!("url: 'unix://{}'", fake.socket().display());
     configure(&lab, &source, &by_socket(&pair().target), &lab.job());
     for reply in [

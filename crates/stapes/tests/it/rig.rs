@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use stapes_testing::fake::{FakeIncus, Operation, Reply};
+use stapes_testing::fake::{FakeIncus, Operation, Reply, Version};
 use stapes_testing::{Direction, IncusServer, Pair, Scope, ServerOptions, TcpProxy};
 
 use crate::lab::{Job, Lab, Ran};
@@ -308,6 +308,19 @@ pub(crate) fn unfinished_clones(lab: &Lab) -> Vec<Value> {
     let mut found = clones(lab);
     found.retain(|clone| clone["config"]["user.stapes.run"].is_string());
     found
+}
+
+/// A fake that is new enough for replication.
+pub(crate) fn new_fake() -> FakeIncus {
+    let extensions = [
+        "container_incremental_copy",
+        "custom_volume_refresh",
+        "instance_all_projects",
+        "networks_all_projects",
+        "profiles_all_projects",
+        "storage_volumes_all_projects",
+    ];
+    FakeIncus::start(Version::Lts6, &extensions).unwrap()
 }
 
 /// Scripts a fake as a source with one container `c1` that does whatever it is told.
