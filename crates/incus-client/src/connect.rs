@@ -31,6 +31,10 @@ pub struct Timeouts {
     /// For the few calls that work synchronously on the server and can take long
     /// (creating, restoring, deleting a volume). Default 1 h.
     pub slow_request: Duration,
+    /// For uploads and downloads, which have no deadline: how long the server may send nothing, or
+    /// read nothing. It takes its snapshot before the first byte of a direct backup.
+    /// Default 10 min.
+    pub silence: Duration,
 }
 
 impl Default for Timeouts {
@@ -39,6 +43,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(10),
             request: Duration::from_secs(60),
             slow_request: Duration::from_secs(3600),
+            silence: Duration::from_secs(600),
         }
     }
 }
@@ -299,6 +304,9 @@ fn http_builder(timeouts: &Timeouts, tls: ClientConfig) -> reqwest::ClientBuilde
         // A server that restarts leaves dead connections in the pool; keep them only shortly.
         .pool_idle_timeout(Duration::from_secs(15))
         .tcp_keepalive(Duration::from_secs(30))
+        // The default of 30 s also ends connections to a server that is well and does not read for a
+        // while, because its disk is busy with an upload; and keepalive would have to wait for it.
+        .tcp_user_timeout(None)
         .user_agent(concat!("incus-client/", env!("CARGO_PKG_VERSION")))
 }
 

@@ -32,7 +32,7 @@ pub enum ErrorKind {
     Busy,
     /// The server does not accept the request as it is.
     BadRequest,
-    /// No connection, or it broke before an answer.
+    /// No connection, or it broke before the end of the answer.
     Unreachable,
     /// The server showed another certificate than the pinned one.
     CertificateMismatch {
@@ -49,6 +49,8 @@ pub enum ErrorKind {
     OperationFailed,
     /// An operation vanished before its result could be read: it may have succeeded or failed.
     OperationLost,
+    /// What was to be sent could not be read, or has not the announced length; see the source.
+    Upload,
     /// The answer is not what the protocol promises.
     Protocol,
     /// Anything else that the server reports.
@@ -78,16 +80,44 @@ pub struct Call {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Cause {
-    Server { http_status: u16, code: u16, message: String },
+    Server {
+        http_status: u16,
+        code: u16,
+        message: String,
+    },
     Unreachable,
-    CertificateMismatch { expected: String, got: String },
-    Timeout { after: Duration },
-    Cancelled { still_running: bool },
-    OperationFailed { message: String },
+    /// A download that ended too early.
+    Cut {
+        received_bytes: u64,
+        expected_bytes: Option<u64>,
+    },
+    /// The caller's own data could not be read on.
+    Upload {
+        sent_bytes: u64,
+    },
+    CertificateMismatch {
+        expected: String,
+        got: String,
+    },
+    Timeout {
+        after: Duration,
+    },
+    Cancelled {
+        still_running: bool,
+    },
+    OperationFailed {
+        message: String,
+    },
     OperationLost,
-    Protocol { detail: String },
-    Invalid { detail: String },
-    Unsupported { extension: String },
+    Protocol {
+        detail: String,
+    },
+    Invalid {
+        detail: String,
+    },
+    Unsupported {
+        extension: String,
+    },
 }
 
 impl Error {
@@ -106,6 +136,12 @@ impl Error {
         self
     }
 
+    /// The same failure, of another cause.
+    pub(crate) fn caused_by(mut self, cause: Cause) -> Self {
+        self.0.cause = cause;
+        self
+    }
+
     /// An error of local input, before anything was sent.
     pub(crate) fn invalid(action: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(action, "", None, Cause::Invalid { detail: detail.into() })
@@ -115,7 +151,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &self.0.cause {
             Cause::Server { code, message, .. } => classify(*code, message),
-            Cause::Unreachable => ErrorKind::Unreachable,
+            Cause::Unreachable | Cause::Cut { .. } => ErrorKind::Unreachable,
+            Cause::Upload { .. } => ErrorKind::Upload,
             Cause::CertificateMismatch { expected, got } => {
                 ErrorKind::CertificateMismatch { expected: expected.clone(), got: got.clone() }
             }
@@ -213,6 +250,16 @@ impl fmt::Display for Error {
                 f.write_str(")")
             }
             Cause::Unreachable => write!(f, "no answer from {server}"),
+            Cause::Cut { received_bytes, expected_bytes: Some(expected) } => write!(
+                f,
+                "the connection to {server} broke after {received_bytes} of {expected} bytes"
+            ),
+            Cause::Cut { received_bytes, expected_bytes: None } => {
+                write!(f, "{server} broke off after {received_bytes} bytes")
+            }
+            Cause::Upload { sent_bytes } => {
+                write!(f, "the data to send could not be read on after {sent_bytes} bytes")
+            }
             Cause::CertificateMismatch { expected, got } => write!(
                 f,
                 "{server} shows the certificate {got}, but {expected} is pinned; \
@@ -263,15 +310,20 @@ impl StdError for Error {
 }
 
 /// Turns an error of the HTTP layer into the cause it stands for.
-pub(crate) fn cause_of_transport(error: &reqwest::Error, deadline: Duration) -> Cause {
+///
+/// Without a deadline of ours a time-out is one of the network: a connection that died.
+pub(crate) fn cause_of_transport(error: &reqwest::Error, deadline: Option<Duration>) -> Cause {
     if let Some(mismatch) = find_mismatch(error) {
         return Cause::CertificateMismatch {
             expected: mismatch.expected.clone(),
             got: mismatch.got.clone(),
         };
     }
-    if error.is_timeout() && !error.is_connect() {
-        return Cause::Timeout { after: deadline };
+    if let Some(after) = deadline
+        && error.is_timeout()
+        && !error.is_connect()
+    {
+        return Cause::Timeout { after };
     }
     if error.is_builder() {
         return Cause::Invalid { detail: "the request cannot be built".to_owned() };

@@ -2,8 +2,9 @@
 //!
 //! Talks to one server over its unix socket or over TLS with a pinned certificate ([`Client`]),
 //! reads and changes objects ([`instances`], [`volumes`], …), waits for operations
-//! ([`Operation`]), and offers the three ways to move instances and volumes between servers
-//! ([`transfer`]).
+//! ([`Operation`]), streams backups and images in both directions ([`backups`], [`images`],
+//! [`Download`], [`Upload`]), and offers the three ways to move instances and volumes between
+//! servers ([`transfer`]).
 //!
 //! It decides nothing: names, what to copy, when to retry and what to do about a failure are the
 //! caller's business. It caches nothing either; every call asks the server.
@@ -25,15 +26,20 @@
 
 mod client;
 mod connect;
+mod download;
 mod error;
 mod events;
+mod multipart;
 mod operation;
 mod progress;
 mod request;
+mod upload;
 mod websocket;
 mod wire;
 
 pub mod access;
+pub mod backups;
+pub mod images;
 pub mod instances;
 pub mod pools;
 pub mod projects;
@@ -47,6 +53,7 @@ pub use client::Client;
 pub use connect::{
     Certificate, HttpsOptions, Identity, Pin, Timeouts, UnixOptions, fetch_certificate,
 };
+pub use download::Download;
 pub use error::{Call, Error, ErrorKind, Result};
 pub use operation::{
     Operation, OperationClass, OperationInfo, OperationStatus, ProgressSink, Secrets, WaitOptions,
@@ -55,4 +62,5 @@ pub use progress::Progress;
 pub use request::{ETag, ListOptions, Versioned};
 pub use reqwest::Method;
 pub use token::{TrustToken, register};
+pub use upload::Upload;
 pub use wire::{Config, Devices, Expiry, Extra};

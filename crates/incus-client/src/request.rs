@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
-use reqwest::header::{CONTENT_TYPE, ETAG, IF_MATCH};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::client::Client;
 use crate::error::{Call, Cause, Error, Result, cause_of_transport};
 use crate::operation::{Operation, OperationInfo, WaitOptions};
+use crate::upload::Upload;
 
 /// An object as it was read, with the tag that a later conditional update needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,12 +80,20 @@ pub(crate) struct Request<'a> {
     method: Method,
     path: String,
     query: Vec<(&'static str, String)>,
-    body: Option<Vec<u8>>,
+    payload: Option<Payload>,
     if_match: Option<ETag>,
     headers: Vec<(&'static str, String)>,
-    deadline: Duration,
+    /// For the whole exchange; `None` where the length of what is moved decides.
+    deadline: Option<Duration>,
     action: String,
     problem: Option<Error>,
+}
+
+/// What a request carries.
+struct Payload {
+    content_type: String,
+    length: Option<u64>,
+    body: reqwest::Body,
 }
 
 impl Client {
@@ -100,10 +109,10 @@ impl Client {
             method,
             path: path.into(),
             query: Vec::new(),
-            body: None,
+            payload: None,
             if_match: None,
             headers: Vec::new(),
-            deadline: self.core().timeouts.request,
+            deadline: Some(self.core().timeouts.request),
             action: action.into(),
             problem: None,
         }
@@ -207,7 +216,10 @@ impl Request<'_> {
 
     pub(crate) fn json(mut self, body: &impl Serialize) -> Self {
         match serde_json::to_vec(body) {
-            Ok(bytes) => self.body = Some(bytes),
+            Ok(bytes) => {
+                let content_type = "application/json".to_owned();
+                self.payload = Some(Payload { content_type, length: None, body: bytes.into() });
+            }
             Err(error) => {
                 let detail = "the request cannot be written as JSON";
                 self.problem = Some(Error::invalid(&*self.action, detail).with_source(error));
@@ -223,7 +235,13 @@ impl Request<'_> {
     }
 
     pub(crate) fn within(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Sets no deadline for the whole exchange; then the sender has to notice silence.
+    pub(crate) fn without_deadline(mut self) -> Self {
+        self.deadline = None;
         self
     }
 
@@ -254,6 +272,25 @@ impl Request<'_> {
         Ok(Operation::new(client, self.action, info, subscription))
     }
 
+    /// Sends `upload` as the body of a call that becomes an operation.
+    ///
+    /// The server may refuse before it has read everything; then its answer is the error.
+    pub(crate) async fn upload(
+        mut self,
+        content_type: String,
+        upload: Upload,
+    ) -> Result<Operation> {
+        let limit = self.client.core().timeouts.silence;
+        let silence = self.error(Cause::Timeout { after: limit });
+        let (length, body, watch) = upload.begin();
+        self.payload = Some(Payload { content_type, length, body });
+        tokio::select! {
+            biased;
+            result = self.without_deadline().run() => result.map_err(|error| watch.explain(error)),
+            () = watch.unread_for(limit) => Err(silence),
+        }
+    }
+
     /// Sends a call and waits until its effect is there.
     pub(crate) async fn done(self) -> Result<()> {
         self.run().await?.wait(&WaitOptions::default()).await.map(drop)
@@ -272,15 +309,27 @@ impl Request<'_> {
     }
 
     /// The error in an answer that was expected to be something else than JSON.
-    pub(crate) async fn refusal(&self, response: reqwest::Response) -> Error {
+    pub(crate) async fn refusal(&self, mut response: reqwest::Response) -> Error {
+        const LIMIT_BYTES: usize = 1 << 20;
+        let deadline = self.client.core().timeouts.request;
         let status = response.status().as_u16();
-        let body = match response.bytes().await {
-            Ok(body) => body,
-            Err(error) => return self.transport_error(error),
+        let read = tokio::time::timeout(deadline, async {
+            let mut body = bytes::BytesMut::new();
+            while body.len() < LIMIT_BYTES
+                && let Some(chunk) = response.chunk().await?
+            {
+                body.extend_from_slice(&chunk);
+            }
+            Ok(body.freeze())
+        });
+        let body = match read.await {
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) => return self.transport_error(error),
+            Err(_) => return self.error(Cause::Timeout { after: deadline }),
         };
         match self.open(&Answer { status, etag: None, body }) {
             Err(error) => error,
-            Ok(_) => self.protocol_error(format!("HTTP status {status}")),
+            Ok(_) => self.protocol_error(format!("HTTP status {status} and JSON instead of data")),
         }
     }
 
@@ -308,9 +357,15 @@ impl Request<'_> {
             url.push_str(&format!("{key}={}", segment(value)));
         }
         let http = &self.client.core().http;
-        let mut builder = http.request(self.method.clone(), url).timeout(self.deadline);
-        if let Some(body) = self.body.take() {
-            builder = builder.header(CONTENT_TYPE, "application/json").body(body);
+        let mut builder = http.request(self.method.clone(), url);
+        if let Some(deadline) = self.deadline {
+            builder = builder.timeout(deadline);
+        }
+        if let Some(Payload { content_type, length, body }) = self.payload.take() {
+            builder = builder.header(CONTENT_TYPE, content_type).body(body);
+            if let Some(length) = length {
+                builder = builder.header(CONTENT_LENGTH, length);
+            }
         }
         if let Some(ETag(etag)) = &self.if_match {
             builder = builder.header(IF_MATCH, etag);
@@ -371,14 +426,29 @@ impl Request<'_> {
         self.error(cause_of_transport(&error, self.deadline)).with_source(error)
     }
 
-    fn error(&self, cause: Cause) -> Error {
+    /// An error of this request.
+    pub(crate) fn error(&self, cause: Cause) -> Error {
+        Error::new(&*self.action, self.client.label(), Some(self.call()), cause)
+    }
+
+    /// Method and path for errors.
+    pub(crate) fn call(&self) -> Call {
         let mut path = self.path.clone();
         for (key, value) in self.query.iter().filter(|(key, _)| *key != "secret") {
             path.push(if path.contains('?') { '&' } else { '?' });
             path.push_str(&format!("{key}={value}"));
         }
-        let call = Call { method: self.method.to_string(), path };
-        Error::new(&*self.action, self.client.label(), Some(call), cause)
+        Call { method: self.method.to_string(), path }
+    }
+
+    /// What is attempted, in words.
+    pub(crate) fn action(&self) -> &str {
+        &self.action
+    }
+
+    /// The client that sends it.
+    pub(crate) fn client(&self) -> &Client {
+        self.client
     }
 }
 

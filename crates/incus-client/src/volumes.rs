@@ -182,7 +182,7 @@ pub struct VolumeMigrationSource {
     pub refresh_exclude_older: bool,
 }
 
-fn volumes_path(pool: &str) -> String {
+pub(crate) fn volumes_path(pool: &str) -> String {
     api_path!["storage-pools", pool, "volumes", "custom"]
 }
 

@@ -4,9 +4,13 @@
 //! With `STAPES_TEST_INCUS=7` in the environment the servers are Incus 7.
 
 #[cfg(test)]
+mod backups;
+#[cfg(test)]
 mod connecting;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod images;
 #[cfg(test)]
 mod operations;
 #[cfg(test)]
