@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::backup::{BackupItem, Version};
 use crate::id::{JobName, RunId, ServerName};
 use crate::item::ItemId;
 use crate::outcome::Outcome;
@@ -31,8 +32,8 @@ pub struct Envelope {
 pub enum Event {
     /// The run begins.
     RunStarted {
-        /// The job.
-        job: JobName,
+        /// What it executes.
+        work: Work,
         /// How many items it has, missing ones included.
         items: usize,
     },
@@ -51,14 +52,14 @@ pub enum Event {
     /// A step begins.
     StepStarted {
         /// The item.
-        item: ItemId,
+        item: BackupItem,
         /// What is done.
         step: Step,
     },
     /// A step goes on.
     StepProgress {
         /// The item.
-        item: ItemId,
+        item: BackupItem,
         /// What is done.
         step: Step,
         /// Bytes moved so far.
@@ -69,7 +70,7 @@ pub enum Event {
     /// A step ended.
     StepFinished {
         /// The item.
-        item: ItemId,
+        item: BackupItem,
         /// What was done.
         step: Step,
         /// How it took.
@@ -95,10 +96,16 @@ pub enum Event {
 /// What a report is about: an item, or a name that turned out to be none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// An item of the source.
-    Item(ItemId),
-    /// A name in the configuration that the source does not have.
+    /// An item of the source, or of a repository.
+    Item(BackupItem),
+    /// A name that nothing has.
     Missing(String),
+}
+
+impl From<ItemId> for Subject {
+    fn from(item: ItemId) -> Self {
+        Self::Item(item.into())
+    }
 }
 
 impl fmt::Display for Subject {
@@ -106,6 +113,34 @@ impl fmt::Display for Subject {
         match self {
             Self::Item(item) => item.fmt(f),
             Self::Missing(label) => f.write_str(label),
+        }
+    }
+}
+
+/// What a run executes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A job of the configuration.
+    Job(JobName),
+    /// A command that was typed, by its verb.
+    Command(&'static str),
+}
+
+impl Work {
+    /// The job, if it is one.
+    pub fn job(&self) -> Option<&JobName> {
+        match self {
+            Self::Job(job) => Some(job),
+            Self::Command(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Job(job) => write!(f, "job {job}"),
+            Self::Command(verb) => f.write_str(verb),
         }
     }
 }
@@ -176,6 +211,25 @@ pub enum Step {
         /// The snapshot.
         snapshot: String,
     },
+    /// Making a throw-away copy that stands still while it is read.
+    Clone,
+    /// Having the server write an export to its own disk first.
+    Stage,
+    /// Reading from the server into a repository.
+    Store,
+    /// Reading a backup whole and comparing it with its checksums.
+    Check,
+    /// Sending a backup to a server and having it unpacked there.
+    Import,
+    /// Putting what was imported in the place of what was there.
+    Replace,
+    /// Changing the server's configuration.
+    Apply,
+    /// Removing a backup.
+    Forget {
+        /// Which one.
+        version: Version,
+    },
 }
 
 impl fmt::Display for Step {
@@ -191,6 +245,14 @@ impl fmt::Display for Step {
             Self::FullCopy { target } => write!(f, "full copy to {target}"),
             Self::Refresh { target } => write!(f, "refresh on {target}"),
             Self::Remove { server, snapshot } => write!(f, "remove {snapshot} on {server}"),
+            Self::Clone => f.write_str("clone"),
+            Self::Stage => f.write_str("export on the server"),
+            Self::Store => f.write_str("store"),
+            Self::Check => f.write_str("check"),
+            Self::Import => f.write_str("import"),
+            Self::Replace => f.write_str("replace"),
+            Self::Apply => f.write_str("apply"),
+            Self::Forget { version } => write!(f, "remove backup {version}"),
         }
     }
 }
@@ -210,8 +272,12 @@ pub struct ItemReport {
     pub snapshot: Option<String>,
     /// How it was copied, such as `full copy` or `refresh`, for each target.
     pub copies: Vec<(ServerName, &'static str)>,
-    /// Bytes moved between servers, where the servers said so.
+    /// Bytes moved: between servers as far as they said so, or from and to a repository.
     pub bytes: Option<u64>,
+    /// What became of it where it is not replicated, such as `stored` or `replaced`.
+    pub result: Option<&'static str>,
+    /// The backup that was made, read or restored.
+    pub backup: Option<BackupRef>,
     /// Snapshots kept as clones on targets.
     pub preserved: usize,
     /// Snapshots removed on the source.
@@ -233,10 +299,20 @@ impl ItemReport {
             snapshot: None,
             copies: Vec::new(),
             bytes: None,
+            result: None,
+            backup: None,
             preserved: 0,
             removed_on_source: 0,
             removed_on_targets: 0,
             elapsed: Duration::ZERO,
+        }
+    }
+
+    /// Says something that people should know; once.
+    pub fn remark(&mut self, text: impl Into<String>) {
+        let text = text.into();
+        if !self.remarks.contains(&text) {
+            self.remarks.push(text);
         }
     }
 
@@ -247,11 +323,20 @@ impl ItemReport {
     }
 }
 
+/// A backup, as far as a report names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupRef {
+    /// Which one of the item's.
+    pub version: Version,
+    /// Bytes that it occupies, where known.
+    pub stored_bytes: Option<u64>,
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunReport {
-    /// The job.
-    pub job: JobName,
+    /// What it executed.
+    pub work: Work,
     /// The outcome of the run.
     pub outcome: Outcome,
     /// Why the run as a whole failed, if it did not even get to its items.
@@ -305,7 +390,7 @@ mod tests {
         also.bytes = Some(2);
         also.set_back(Outcome::Failed, "x");
         let run = RunReport {
-            job: "nightly".parse().unwrap(),
+            work: Work::Job("nightly".parse().unwrap()),
             outcome: Outcome::Failed,
             cause: None,
             items: vec![moved, also, report("mail")],

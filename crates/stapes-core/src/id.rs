@@ -81,6 +81,8 @@ names! {
     InstanceName = "the name of an instance";
     /// An Incus custom storage volume.
     VolumeName = "the name of a volume";
+    /// The name that the configuration gives to a repository of backups.
+    RepositoryName = "the name of a repository";
     /// One execution of a job or command.
     RunId = "a run id";
 }

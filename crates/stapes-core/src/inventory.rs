@@ -24,6 +24,12 @@ pub struct ServerFacts {
     pub fingerprint: String,
     /// Whether a refresh can leave out snapshots older than the newest common one.
     pub can_exclude_older: bool,
+    /// Whether it takes ISO images as custom volumes.
+    pub can_import_iso: bool,
+    /// Whether it says that it cannot run virtual machines; then it does not import any either.
+    pub lacks_virtual_machines: bool,
+    /// Architectures whose instances it can run, the native one first; empty if unknown.
+    pub architectures: Vec<String>,
     /// Its projects.
     pub projects: BTreeMap<ProjectName, ConfigMap>,
     /// Its storage pools, and their drivers.

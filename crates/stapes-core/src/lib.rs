@@ -6,6 +6,7 @@
 //! Words are used as `ARCHITECTURE.md` defines them: a *snapshot* lives in Incus, a *replica* on
 //! another Incus server, a *backup* in a repository.
 
+pub mod backup;
 pub mod config;
 pub mod event;
 pub mod hash;
@@ -15,9 +16,11 @@ pub mod inventory;
 pub mod item;
 pub mod outcome;
 pub mod replicate;
+pub mod restore;
 pub mod retention;
 pub mod secret;
 pub mod select;
+pub mod server_config;
 pub mod snapshot_name;
 #[cfg(test)]
 mod testing;

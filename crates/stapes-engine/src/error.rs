@@ -73,9 +73,29 @@ pub enum Error {
         /// Whether what was typed is wrong whatever the servers say.
         mistyped: bool,
     },
+    /// A repository could not be used.
+    #[error("cannot use the repository")]
+    Repository {
+        /// Why.
+        source: stapes_store::Error,
+        /// Whether there was one at that place in an earlier run.
+        was_there: bool,
+    },
+    /// What is to be restored cannot be used; nothing was changed.
+    #[error("{message}")]
+    Restore {
+        /// What is wrong with it.
+        message: String,
+    },
     /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<stapes_store::Error> for Error {
+    fn from(source: stapes_store::Error) -> Self {
+        Self::Repository { source, was_there: false }
+    }
 }
 
 /// What kind of error this is, for exit codes and retries.
@@ -85,6 +105,8 @@ pub enum ErrorKind {
     Configuration,
     /// Another process does the same.
     Locked,
+    /// There is no such repository.
+    NoRepository,
     /// The user asked to stop.
     Interrupted,
     /// Everything else.
@@ -99,6 +121,12 @@ impl Error {
             | Self::Secret { .. }
             | Self::Onboard { mistyped: true, .. } => ErrorKind::Configuration,
             Self::Locked { .. } => ErrorKind::Locked,
+            Self::Repository { source, .. } => match source.kind() {
+                stapes_store::ErrorKind::NoRepository => ErrorKind::NoRepository,
+                stapes_store::ErrorKind::Locked => ErrorKind::Locked,
+                stapes_store::ErrorKind::Cancelled => ErrorKind::Interrupted,
+                _ => ErrorKind::Other,
+            },
             Self::Interrupted => ErrorKind::Interrupted,
             _ => ErrorKind::Other,
         }
@@ -109,6 +137,14 @@ impl Error {
         match self {
             Self::Incus { source, .. } => crate::connect::advice(source),
             Self::Onboard { help, .. } => Some(help.clone()),
+            Self::Repository { was_there: true, .. } => Some(
+                "there was a repository here in an earlier run: is its disk mounted?".to_owned(),
+            ),
+            Self::Repository { source, .. }
+                if source.kind() == stapes_store::ErrorKind::NoRepository =>
+            {
+                Some("`stapes init --target dir:PATH` makes one".to_owned())
+            }
             Self::Locked { .. } => Some("wait for it to end; nothing was changed".to_owned()),
             _ => None,
         }

@@ -3,6 +3,8 @@
 //! Steps send into a bounded queue; one task takes events out in order. State changes wait for
 //! room in the queue, progress does not: it is dropped when consumers are slow.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use stapes_core::event::{Envelope, Event, Subject};
 use stapes_core::id::RunId;
@@ -32,6 +34,9 @@ pub struct Pump {
 
 /// Deep enough that a redrawing terminal does not slow down a run, small enough to be nothing.
 const QUEUE_LEN: usize = 256;
+
+/// The shortest time between two reports of how far a step is: nobody reads thousands of lines.
+pub(crate) const BETWEEN_PROGRESS: Duration = Duration::from_millis(200);
 
 /// Starts the pump of one run.
 pub fn start(run: RunId, clock: Clock, mut consumers: Vec<Box<dyn Consumer>>) -> (Events, Pump) {

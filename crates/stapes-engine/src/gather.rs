@@ -18,6 +18,9 @@ use crate::facts;
 /// Makes refresh leave out snapshots that are older than the newest common one.
 const EXCLUDE_OLDER: &str = "custom_volume_refresh_exclude_older_snapshots";
 
+/// Makes an upload to a pool's custom volumes take an ISO image as it is.
+const IMPORT_ISO: &str = "custom_volume_iso";
+
 /// Reads a server; `pool_hints` are names to ask for where pools cannot be listed.
 ///
 /// # Errors
@@ -78,6 +81,9 @@ async fn gather_once(
         name: name.clone(),
         fingerprint: server.environment.certificate_fingerprint.clone(),
         can_exclude_older: server.has(EXCLUDE_OLDER),
+        can_import_iso: server.has(IMPORT_ISO),
+        lacks_virtual_machines: lacks_virtual_machines(server),
+        architectures: server.environment.architectures.clone(),
         projects: projects
             .into_iter()
             .filter_map(|project| Some((project.name.parse().ok()?, project.config)))
@@ -124,6 +130,13 @@ async fn pools(
         .into_iter()
         .filter_map(|pool| Some((pool.name.parse().ok()?, PoolFacts { driver: pool.driver })));
     Ok(known.collect())
+}
+
+/// Whether a server names its drivers of instances (`lxc | qemu`), and that for virtual machines is
+/// not among them, as where the machine cannot run any.
+fn lacks_virtual_machines(server: &Server) -> bool {
+    let drivers = server.environment.extra.get("driver").and_then(|drivers| drivers.as_str());
+    drivers.is_some_and(|drivers| !drivers.split(" | ").any(|driver| driver == "qemu"))
 }
 
 /// An object whose server leaves its project out is in `default`.

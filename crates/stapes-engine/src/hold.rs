@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::item_api;
-use crate::journal::{Entry, Intent, Journal, Restore};
+use crate::journal::{Entry, Intent, Journal, Restore, Task};
 use crate::run::RunContext;
 
 /// How an instance is held.
@@ -22,6 +22,8 @@ use crate::run::RunContext;
 pub(crate) enum How {
     /// It is shut down.
     Stop,
+    /// It is shut down, and killed if it takes too long for that.
+    Kill,
     /// Its processes are frozen.
     Freeze,
 }
@@ -48,6 +50,13 @@ pub(crate) struct Held {
     entry: Entry,
 }
 
+impl Held {
+    /// The instance is as it was: forgets the intent.
+    pub(crate) fn forget(self) -> Result<(), String> {
+        self.entry.done().map_err(|error| chain(&error))
+    }
+}
+
 /// Whether an instance runs at this moment: since the run was planned, its owner may have started or
 /// stopped it.
 pub(crate) async fn is_running(target: &Target<'_>) -> Result<bool, String> {
@@ -68,17 +77,20 @@ pub(crate) async fn hold(
     let intent = Intent {
         server: target.server.clone(),
         fingerprint: target.fingerprint.to_owned(),
-        project: target.project.clone(),
-        instance: target.instance.clone(),
-        restore: match how {
-            How::Stop => Restore::Running,
-            How::Freeze => Restore::Thawed,
+        task: Task::State {
+            project: target.project.clone(),
+            instance: target.instance.clone(),
+            restore: match how {
+                How::Stop | How::Kill => Restore::Running,
+                How::Freeze => Restore::Thawed,
+            },
         },
     };
     let entry = journal.record(&context.run, &intent).map_err(|error| chain(&error))?;
     let id = ItemId::Instance { project: target.project.clone(), name: target.instance.clone() };
     let changed = match how {
         How::Stop => stop(target, &id, &context.cancel).await,
+        How::Kill => kill(target, &id, &context.cancel).await,
         How::Freeze => freeze(target.client, &id, &context.cancel).await,
     };
     let held = |doubt, entry| Held { id: id.clone(), how, doubt, entry };
@@ -110,6 +122,28 @@ async fn stop(
     }
 }
 
+async fn kill(
+    target: &Target<'_>,
+    id: &ItemId,
+    cancel: &CancellationToken,
+) -> Result<Option<String>, String> {
+    let stopped = stop(target, id, cancel).await;
+    if stopped.is_ok() || cancel.is_cancelled() {
+        return stopped;
+    }
+    let killed = item_api::set_state(target.client, id, StateChange::ForceStop, cancel).await;
+    match killed {
+        Ok(()) => Ok(None),
+        // The stop may have got through in the meantime.
+        Err(_)
+            if state(target.client, id).await.is_ok_and(|now| now == InstanceStatus::Stopped) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(format!("it cannot be killed: {}", chain(&error))),
+    }
+}
+
 /// Freezes, and looks whether it is true: some kernels report success without freezing.
 async fn freeze(
     client: &Client,
@@ -132,11 +166,11 @@ async fn freeze(
 /// this: the instance must run again.
 pub(crate) async fn release(client: &Client, held: Held) -> Result<(), String> {
     let restore = match held.how {
-        How::Stop => Restore::Running,
+        How::Stop | How::Kill => Restore::Running,
         How::Freeze => Restore::Thawed,
     };
     bring_back(client, &held.id, restore).await?;
-    held.entry.done().map_err(|error| chain(&error))
+    held.forget()
 }
 
 /// How often a server that is busy with the instance is asked again.

@@ -160,7 +160,10 @@ pub(crate) async fn delete(
 }
 
 /// Waits for the end of a deletion; what was not there is as good.
-async fn gone(started: Result<Operation, Error>, cancel: &CancellationToken) -> Result<(), Error> {
+pub(crate) async fn gone(
+    started: Result<Operation, Error>,
+    cancel: &CancellationToken,
+) -> Result<(), Error> {
     match started {
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),

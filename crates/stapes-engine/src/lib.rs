@@ -4,6 +4,8 @@
 //! the journal before it touches a running instance, and emits events from one place. It prints
 //! nothing and reads no terminal; wording and exit codes are the binary's.
 
+pub mod archive;
+pub mod backup;
 pub mod clock;
 pub mod connect;
 pub mod credentials;
@@ -16,12 +18,19 @@ mod hold;
 mod item_api;
 pub mod journal;
 mod limits;
+pub mod listing;
 pub mod lock;
 pub mod notify;
 pub mod onboard;
+pub mod prune;
 pub mod recover;
 pub mod replicate;
+pub mod repository;
+pub mod restore;
 pub mod run;
 pub mod secret;
+pub mod server_config;
+mod steps;
+pub mod verify;
 
 pub use error::{Error, ErrorKind, Result, chain};

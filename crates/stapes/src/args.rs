@@ -47,15 +47,29 @@ pub(crate) enum Format {
     Table,
     /// For programs; runs print one event a line
     Json,
+    /// What JSON would be, as YAML; for `list` only
+    Yaml,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Onboard(commands::onboard::OnboardArgs),
+    Backup(commands::backup::BackupArgs),
+    Restore(commands::restore::RestoreArgs),
     Replicate(commands::replicate::ReplicateArgs),
     List(commands::list::ListArgs),
+    Verify(commands::verify::VerifyArgs),
+    Prune(commands::prune::PruneArgs),
+    Init(commands::init::InitArgs),
     Policy(commands::policy::PolicyArgs),
     Config(commands::config::ConfigArgs),
     Import(commands::import::ImportArgs),
+}
+
+impl Command {
+    /// Whether its result is a document; that of a run is a stream of events, one a line.
+    pub(crate) fn has_yaml(&self) -> bool {
+        matches!(self, Self::List(_))
+    }
 }

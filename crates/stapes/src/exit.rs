@@ -13,6 +13,8 @@ pub(crate) enum Exit {
     Usage,
     /// What was done can be used, but something is missing.
     Incomplete,
+    /// There is no such repository.
+    NoRepository,
     /// Another process does the same.
     Locked,
     /// The user asked to stop.
@@ -27,6 +29,7 @@ impl Exit {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::Incomplete => 3,
+            Self::NoRepository => 10,
             Self::Locked => 11,
             Self::Interrupted => 130,
         }
@@ -39,7 +42,7 @@ impl Exit {
             Self::Locked => 1,
             Self::Incomplete => 2,
             Self::Failed => 3,
-            Self::Usage => 4,
+            Self::NoRepository | Self::Usage => 4,
             Self::Interrupted => 5,
         };
         if rank(other) > rank(self) { other } else { self }
@@ -63,7 +66,7 @@ mod tests {
     #[test]
     fn every_code_is_in_the_document() {
         let document = include_str!("../../../docs/exit-codes.md");
-        for exit in [Complete, Failed, Usage, Incomplete, Locked, Interrupted] {
+        for exit in [Complete, Failed, Usage, Incomplete, NoRepository, Locked, Interrupted] {
             let row = format!("| {} |", exit.code());
             assert!(document.contains(&row), "{row} is missing for {exit:?}");
         }

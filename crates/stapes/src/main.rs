@@ -7,7 +7,9 @@ mod exit;
 mod interrupt;
 mod logging;
 mod output;
+mod places;
 mod report_error;
+mod running;
 mod settings;
 
 use std::process::ExitCode;
@@ -15,7 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use args::{Cli, Command};
+use args::{Cli, Command, Format};
 use exit::Exit;
 use report_error::CommandError;
 use settings::Settings;
@@ -24,6 +26,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(error) = logging::start(&cli.global.log_level) {
         return end(Err(error));
+    }
+    if cli.global.output == Format::Yaml && !cli.command.has_yaml() {
+        let error = CommandError::usage("--output yaml: there is none of this command");
+        return end(Err(error.with_help("say table or json; `stapes list` has YAML, too")));
     }
     allow_many_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -57,8 +63,13 @@ fn allow_many_files() {
 async fn dispatch(command: Command, settings: &Settings) -> Result<Exit, CommandError> {
     match command {
         Command::Onboard(args) => commands::onboard::run(args, settings).await,
+        Command::Backup(args) => commands::backup::run(&args, settings).await,
+        Command::Restore(args) => commands::restore::run(&args, settings).await,
         Command::Replicate(args) => commands::replicate::run(&args, settings).await,
         Command::List(args) => commands::list::run(&args, settings).await,
+        Command::Verify(args) => commands::verify::run(&args, settings).await,
+        Command::Prune(args) => commands::prune::run(&args, settings).await,
+        Command::Init(args) => commands::init::run(&args, settings),
         Command::Policy(args) => commands::policy::run(args, settings),
         Command::Config(args) => commands::config::run(&args, settings),
         Command::Import(args) => commands::import::run(&args, settings),

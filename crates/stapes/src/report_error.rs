@@ -75,6 +75,7 @@ impl From<stapes_engine::Error> for CommandError {
     fn from(error: stapes_engine::Error) -> Self {
         let exit = match error.kind() {
             ErrorKind::Configuration => Exit::Usage,
+            ErrorKind::NoRepository => Exit::NoRepository,
             ErrorKind::Locked => Exit::Locked,
             ErrorKind::Interrupted => Exit::Interrupted,
             ErrorKind::Other => Exit::Failed,

@@ -13,6 +13,7 @@ use stapes_engine::credentials::Credentials;
 use stapes_engine::secret::Environment;
 
 use crate::args::{Format, Global};
+use crate::places::{self, ServerPlace};
 use crate::report_error::CommandError;
 
 /// What commands know about the world.
@@ -33,6 +34,8 @@ pub(crate) struct Home {
     config: Option<PathBuf>,
     /// Directory of the user's state.
     state: Option<PathBuf>,
+    /// The unix socket that the `incus` program of this environment uses.
+    incus_socket: PathBuf,
     /// Directory that systemd made for the state of the service.
     systemd_state: Option<PathBuf>,
     is_root: bool,
@@ -80,6 +83,35 @@ impl Settings {
                      one, `--config FILE` names it",
             )
         })
+    }
+
+    /// The unix socket of this machine's Incus.
+    pub(crate) fn local_socket(&self) -> PathBuf {
+        self.home.incus_socket.clone()
+    }
+
+    /// The configuration, if there is one: many commands do without.
+    pub(crate) fn load_config_if_any(&self) -> Result<Option<LoadedConfig>, CommandError> {
+        if self.config_path.is_none() && !self.config_places().iter().any(|path| path.exists()) {
+            return Ok(None);
+        }
+        let loaded = self.load_config()?;
+        crate::output::warnings(&loaded, self);
+        Ok(Some(loaded))
+    }
+
+    /// Connects to the servers of the configuration, and to one that may not be in it.
+    pub(crate) fn connector<'c>(
+        &self,
+        loaded: Option<&'c LoadedConfig>,
+        server: &'c ServerPlace,
+    ) -> impl Fn(&ServerName) -> stapes_engine::Result<incus_client::Client> + Sync + use<'c> {
+        let credentials = self.credentials(loaded.map(|loaded| &loaded.config));
+        move |name| match loaded.and_then(|loaded| loaded.config.incus.get(name)) {
+            Some(server) => connect(server, &credentials),
+            None if *name == server.name => Ok(server.client.clone()),
+            None => Err(no_such_server(name)),
+        }
     }
 
     /// Where a new configuration is written unless it is said: the first place that is looked at.
@@ -139,8 +171,8 @@ impl Settings {
     }
 
     /// The credentials that a configuration uses.
-    pub(crate) fn credentials(&self, config: &Config) -> Credentials {
-        let dir = config.credentials_dir.clone();
+    pub(crate) fn credentials(&self, config: Option<&Config>) -> Credentials {
+        let dir = config.and_then(|config| config.credentials_dir.clone());
         Credentials::new(dir.unwrap_or_else(|| self.default_credentials_dir()))
     }
 
@@ -182,12 +214,15 @@ impl LoadedConfig {
         credentials: Credentials,
     ) -> impl Fn(&ServerName) -> stapes_engine::Result<incus_client::Client> + Sync + '_ {
         move |name| {
-            let server =
-                self.config.incus.get(name).ok_or_else(|| stapes_engine::Error::Credentials {
-                    message: format!("the configuration does not name a server {name}"),
-                })?;
+            let server = self.config.incus.get(name).ok_or_else(|| no_such_server(name))?;
             connect(server, &credentials)
         }
+    }
+}
+
+fn no_such_server(name: &ServerName) -> stapes_engine::Error {
+    stapes_engine::Error::Credentials {
+        message: format!("the configuration does not name a server {name}"),
     }
 }
 
@@ -210,6 +245,7 @@ impl Home {
         Self {
             config: dir("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config"))),
             state: dir("XDG_STATE_HOME").or_else(|| Some(home.as_ref()?.join(".local/state"))),
+            incus_socket: places::socket(dir("INCUS_SOCKET"), dir("INCUS_DIR")),
             systemd_state,
             is_root: is_root(),
             variables,

@@ -155,7 +155,7 @@ fn read_kind(node: &Node, kind: &str, problems: &mut Problems) -> KindRules {
 }
 
 /// A policy in any spelling: a text, a bare number, or a block of calendar keys.
-fn read_policy(node: &Node, problems: &mut Problems) -> Option<Policy> {
+pub(super) fn read_policy(node: &Node, problems: &mut Problems) -> Option<Policy> {
     let (text, literal) = match &node.value {
         Value::Map(_) => (calendar_text(node, problems)?, false),
         _ => (reader::text(node, "keep", problems)?, true),

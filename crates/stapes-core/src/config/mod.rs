@@ -10,6 +10,7 @@ pub mod node;
 mod notifications;
 pub mod problem;
 mod reader;
+mod repository;
 mod secret;
 pub mod template;
 
@@ -25,8 +26,9 @@ pub use job::{
 };
 pub use keep::{KeepRules, RuleOrigin};
 pub use notifications::{Gotify, GotifyWhen, Healthchecks, Notifications};
+pub use repository::{RepositoryConfig, RepositoryUrl, RepositoryUrlError};
 
-use crate::id::{JobName, ServerName};
+use crate::id::{JobName, RepositoryName, ServerName};
 use problem::{Problem, Severity};
 use reader::{Block, Problems};
 
@@ -41,6 +43,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// The Incus servers by the names that jobs use.
     pub incus: BTreeMap<ServerName, IncusServer>,
+    /// Where backups are kept, by name.
+    pub repositories: BTreeMap<RepositoryName, RepositoryConfig>,
     /// What is to be done, by name.
     pub jobs: BTreeMap<JobName, Job>,
     /// Who is told, unless a job says otherwise.
@@ -83,6 +87,9 @@ impl Config {
         for server in self.incus.values_mut() {
             server.resolve_paths(base);
         }
+        for repository in self.repositories.values_mut() {
+            repository.resolve_paths(base);
+        }
         self.notifications.resolve_paths(base);
         for job in self.jobs.values_mut() {
             job.notifications.resolve_paths(base);
@@ -100,6 +107,9 @@ fn read(tree: &node::Node, problems: &mut Problems) -> Option<Config> {
     let incus = servers.map(|node| incus::read_servers(node, problems)).unwrap_or_default();
     // A server with a mistake of its own is no reason to complain about the jobs that use it.
     let declared = servers.map(incus::declared_names).unwrap_or_default();
+    let repositories = block.take("repositories");
+    let repositories =
+        repositories.map(|node| repository::read_repositories(node, problems)).unwrap_or_default();
     let notifications = block.take("notifications").map(|node| notifications::read(node, problems));
     let jobs = block.take("jobs").map(|node| job::read_jobs(node, &declared, problems));
     block.finish(problems);
@@ -108,6 +118,7 @@ fn read(tree: &node::Node, problems: &mut Problems) -> Option<Config> {
         credentials_dir: credentials_dir.map(PathBuf::from),
         state_dir: state_dir.map(PathBuf::from),
         incus,
+        repositories,
         jobs: jobs.unwrap_or_default(),
         notifications: notifications.unwrap_or_default(),
     })

@@ -259,6 +259,7 @@ mod reference {
             include_str!("keep.rs"),
             include_str!("mod.rs"),
             include_str!("notifications.rs"),
+            include_str!("repository.rs"),
         ];
         let mut keys = BTreeSet::new();
         for source in sources {

@@ -86,6 +86,14 @@ pub fn is_unfinished(config: &ConfigMap, is_instance: bool) -> bool {
     config.contains_key(RUN) && !(is_instance && is_as_copied(config))
 }
 
+/// Whether a run of ours made an object to throw it away, or has not finished it.
+///
+/// The clone of an instance cannot be told from a replica whose run died right before it took its
+/// mark away; so this says yes for both, where [`is_unfinished`] says no for both.
+pub fn is_of_a_run(config: &ConfigMap) -> bool {
+    config.contains_key(RUN)
+}
+
 /// Whether an instance was not started since its last copy, as far as its server says: it sets this
 /// key at the end of every copy and refresh, and a start takes it away.
 ///

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::marks::is_of_a_run;
 use crate::config::{InstanceRule, Job, VolumeRule, VolumeSelection};
 use crate::id::{PoolName, ProjectName};
 use crate::inventory::{InstanceFacts, ItemFacts, ServerFacts, VolumeFacts};
@@ -53,6 +54,8 @@ pub fn select(job: &Job, source: &ServerFacts) -> Selection {
         }
     }
     name_what_is_missing(job, source, &projects, &mut selection);
+    let of_runs = projects.iter().flat_map(|project| of_runs(source, project));
+    selection.remarks.extend(left_out(of_runs));
     selection
 }
 
@@ -83,13 +86,40 @@ fn select_projects<'s>(
     source.projects.keys().filter(fits).collect()
 }
 
+/// What runs of ours made in a project to throw away, or have not finished.
+pub(crate) fn of_runs<'s>(
+    source: &'s ServerFacts,
+    project: &ProjectName,
+) -> impl Iterator<Item = &'s ItemId> {
+    let items = source.items.iter().filter(move |(id, _)| id.project() == project);
+    items.filter(|(_, item)| is_of_a_run(item.config())).map(|(id, _)| id)
+}
+
+/// One remark about all of them, if there are any.
+pub(crate) fn left_out<'i>(items: impl Iterator<Item = &'i ItemId>) -> Option<String> {
+    let names: Vec<String> = items.map(ToString::to_string).collect();
+    let which = names.join(", ");
+    (!names.is_empty())
+        .then(|| format!("throw-away or unfinished objects of stapes are left out: {which}"))
+}
+
+/// The items of a project, but for what a run of ours made to throw away or has not finished: the
+/// clones of a backup are in the source's own project while it runs.
+fn items_of<'s>(
+    source: &'s ServerFacts,
+    project: &ProjectName,
+) -> impl Iterator<Item = &'s ItemFacts> {
+    let items = source.items.iter().filter(move |(id, _)| id.project() == project);
+    items.map(|(_, item)| item).filter(|item| !is_of_a_run(item.config()))
+}
+
 fn instances_of<'s>(
     source: &'s ServerFacts,
     project: &ProjectName,
 ) -> impl Iterator<Item = &'s InstanceFacts> {
-    source.items.values().filter_map(move |item| match item {
-        ItemFacts::Instance(instance) if instance.project == *project => Some(instance),
-        _ => None,
+    items_of(source, project).filter_map(|item| match item {
+        ItemFacts::Instance(instance) => Some(instance),
+        ItemFacts::Volume(_) => None,
     })
 }
 
@@ -97,9 +127,9 @@ fn volumes_of<'s>(
     source: &'s ServerFacts,
     project: &ProjectName,
 ) -> impl Iterator<Item = &'s VolumeFacts> {
-    source.items.values().filter_map(move |item| match item {
-        ItemFacts::Volume(volume) if volume.project == *project => Some(volume),
-        _ => None,
+    items_of(source, project).filter_map(|item| match item {
+        ItemFacts::Volume(volume) => Some(volume),
+        ItemFacts::Instance(_) => None,
     })
 }
 
@@ -147,6 +177,7 @@ fn select_attached(job: &Job, source: &ServerFacts, selection: &mut Selection) {
     }
     for id in attached {
         if let Some(ItemFacts::Volume(volume)) = source.items.get(&id)
+            && !is_of_a_run(&volume.config)
             && !is_excluded(job, volume)
         {
             selection.items.insert(id, ItemOptions::default());

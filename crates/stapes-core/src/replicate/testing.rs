@@ -47,6 +47,9 @@ pub(crate) fn server(name: &str) -> ServerFacts {
         name: name.parse().unwrap(),
         fingerprint: fingerprint(name),
         can_exclude_older: true,
+        can_import_iso: true,
+        lacks_virtual_machines: false,
+        architectures: vec!["x86_64".to_owned(), "i686".to_owned()],
         projects: BTreeMap::from([
             (project("default"), features.clone()),
             (project("lab"), features),

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use stapes_core::event::{ItemReport, RunReport};
+use stapes_core::event::{ItemReport, RunReport, Work};
 use stapes_core::id::RunId;
 use stapes_core::outcome::Outcome;
 use stapes_core::units::{ByteSize, Elapsed};
@@ -48,7 +48,7 @@ impl Message {
 }
 
 fn title(report: &RunReport) -> String {
-    let mut title = format!("stapes: {} {}", one_line(report.job.as_str()), report.outcome);
+    let mut title = format!("stapes: {} {}", name_of(&report.work), report.outcome);
     let bad = report.items.iter().filter(|item| item.outcome != Outcome::Complete).count();
     if report.interrupted {
         title.push_str(", interrupted");
@@ -60,9 +60,17 @@ fn title(report: &RunReport) -> String {
     title
 }
 
+/// The job's name, or the command.
+fn name_of(work: &Work) -> String {
+    match work {
+        Work::Job(job) => one_line(job.as_str()),
+        Work::Command(verb) => (*verb).to_owned(),
+    }
+}
+
 fn text(run: &RunId, report: &RunReport) -> String {
     let mut lines = vec![
-        format!("job      {}", one_line(report.job.as_str())),
+        format!("job      {}", name_of(&report.work)),
         format!("run      {run}"),
         format!("outcome  {}", outcome_words(report)),
         format!("items    {}", counts(report)),
@@ -181,15 +189,13 @@ mod tests {
     use super::*;
 
     fn instance(name: &str) -> ItemReport {
-        ItemReport::new(Subject::Item(ItemId::Instance {
-            project: "default".parse().unwrap(),
-            name: name.parse().unwrap(),
-        }))
+        let project = "default".parse().unwrap();
+        ItemReport::new(ItemId::Instance { project, name: name.parse().unwrap() }.into())
     }
 
     fn report(items: Vec<ItemReport>) -> RunReport {
         RunReport {
-            job: "nightly".parse().unwrap(),
+            work: Work::Job("nightly".parse().unwrap()),
             outcome: Outcome::of_run(items.iter().map(|item| item.outcome)),
             cause: None,
             items,

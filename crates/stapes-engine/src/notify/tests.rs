@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use stapes_core::config::{self, GotifyWhen};
-use stapes_core::event::{ItemReport, Subject};
+use stapes_core::event::{ItemReport, Subject, Work};
 use stapes_core::outcome::Outcome;
 use stapes_core::secret::SecretSource;
 use stapes_testing::sinks::{HttpSink, Reply, Request};
@@ -104,7 +104,7 @@ fn report(outcome: Outcome) -> RunReport {
     let mut item = ItemReport::new(Subject::Missing("instance web1".to_owned()));
     item.outcome = outcome;
     RunReport {
-        job: "nightly".parse().unwrap(),
+        work: Work::Job("nightly".parse().unwrap()),
         outcome,
         cause: None,
         items: vec![item],

@@ -1,9 +1,9 @@
 //! One item on its way through the phases. It belongs to one task at a time and is handed on.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stapes_core::config::ReplicaTarget;
-use stapes_core::event::{Event, ItemReport, Step, Subject};
+use stapes_core::event::{ItemReport, Step};
 use stapes_core::id::ServerName;
 use stapes_core::item::ItemId;
 use stapes_core::outcome::Outcome;
@@ -11,8 +11,9 @@ use stapes_core::replicate::marks::HistoryClone;
 use stapes_core::replicate::plan::{ItemPlan, history_of};
 
 use super::{Endpoint, Shared};
-use crate::error::{Error, advice_on, chain};
+use crate::error::{Error, chain};
 use crate::lock::{Holder, Lock};
+use crate::steps;
 
 /// What a step says when it failed: the text is in the report already.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl ItemRun {
         let mut item = Self {
             id: plan.id.clone(),
             snapshot: plan.snapshot.clone(),
-            report: ItemReport::new(Subject::Item(plan.id.clone())),
+            report: ItemReport::new(plan.id.clone().into()),
             copied_to: Vec::new(),
             clones: Vec::new(),
             _lock: None,
@@ -82,10 +83,7 @@ impl ItemRun {
     }
 
     pub(crate) fn remark(&mut self, text: impl Into<String>) {
-        let text = text.into();
-        if !self.report.remarks.contains(&text) {
-            self.report.remarks.push(text);
-        }
+        self.report.remark(text);
     }
 
     pub(crate) fn into_report(self) -> ItemReport {
@@ -103,27 +101,16 @@ fn holder(shared: &Shared<'_>) -> Holder {
     }
 }
 
-/// Runs one step: says that it begins and how it ended, and counts its time.
+/// Runs one step of an item, see [`steps::step`].
 pub(crate) async fn step<T>(
     shared: &Shared<'_>,
     item: &ItemId,
-    step: Step,
+    what: Step,
     elapsed: &mut Duration,
     work: impl Future<Output = Result<(T, Option<u64>), String>>,
 ) -> Result<T, StepFailed> {
     let events = &shared.context.events;
-    events.emit(Event::StepStarted { item: item.clone(), step: step.clone() }).await;
-    let began = Instant::now();
-    let result = work.await;
-    let took = began.elapsed();
-    *elapsed += took;
-    let (bytes, error) = match &result {
-        Ok((_, bytes)) => (*bytes, None),
-        Err(cause) => (None, Some(cause.clone())),
-    };
-    let finished = Event::StepFinished { item: item.clone(), step, elapsed: took, bytes, error };
-    events.emit(finished).await;
-    result.map(|(value, _)| value).map_err(StepFailed)
+    steps::step(events, &item.clone().into(), what, elapsed, work).await.map_err(StepFailed)
 }
 
 /// Shortcut for steps that move no bytes.
@@ -134,11 +121,6 @@ pub(crate) async fn plain_step(
     elapsed: &mut Duration,
     work: impl Future<Output = Result<(), incus_client::Error>>,
 ) -> Result<(), StepFailed> {
-    let explained = |error: incus_client::Error| {
-        let text = chain(&error);
-        let advice = advice_on(&text);
-        text + advice
-    };
-    let work = async { work.await.map(|()| ((), None)).map_err(explained) };
+    let work = async { work.await.map(|()| ((), None)).map_err(|error| steps::explained(&error)) };
     step(shared, item, what, elapsed, work).await
 }

@@ -30,7 +30,7 @@ use incus_client::Client;
 use incus_client::transfer::Reach;
 use jiff::Timestamp;
 use stapes_core::config::{Config, Job, ServerUrl};
-use stapes_core::event::{Event, ItemReport, Phase, RunReport, Subject};
+use stapes_core::event::{Event, ItemReport, Phase, RunReport, Subject, Work};
 use stapes_core::id::{PoolName, ServerName};
 use stapes_core::inventory::{ItemFacts, ServerFacts};
 use stapes_core::item::ItemId;
@@ -224,7 +224,10 @@ pub async fn run(prepared: &Prepared<'_>, state: &State, context: &RunContext) -
     let history = history::Projects::default();
     let shared = Shared { prepared, planner, context, state, history };
     let count = prepared.plan.items.len() + prepared.plan.missing.len();
-    context.events.emit(Event::RunStarted { job: job.name.clone(), items: count }).await;
+    context
+        .events
+        .emit(Event::RunStarted { work: Work::Job(job.name.clone()), items: count })
+        .await;
     for remark in &prepared.plan.remarks {
         context.events.remark(None, remark.clone()).await;
     }
@@ -241,7 +244,7 @@ pub async fn run(prepared: &Prepared<'_>, state: &State, context: &RunContext) -
         Outcome::of_run(items.iter().map(|item| item.outcome))
     };
     let report = RunReport {
-        job: job.name.clone(),
+        work: Work::Job(job.name.clone()),
         outcome,
         cause: None,
         items,

@@ -12,6 +12,7 @@ use incus_client::transfer::{
 };
 use incus_client::volumes::{NewVolume, VolumeSource};
 use incus_client::{Client, ErrorKind, transfer};
+use stapes_core::backup::BackupItem;
 use stapes_core::config::TransferMode;
 use stapes_core::event::{Event, Step};
 use stapes_core::id::RunId;
@@ -75,9 +76,6 @@ fn explain(error: &TransferError) -> String {
     format!("{text}{advice}")
 }
 
-/// The shortest time between two reports of how far a copy is.
-const BETWEEN_PROGRESS: Duration = Duration::from_millis(200);
-
 fn transfer_options(
     run: &CopyRun<'_>,
     item: &ItemId,
@@ -85,12 +83,12 @@ fn transfer_options(
     cancel: CancellationToken,
 ) -> TransferOptions {
     let events = run.shared.context.events.clone();
-    let (item, step) = (item.clone(), step.clone());
+    let (item, step) = (BackupItem::from(item.clone()), step.clone());
     let last = Mutex::new(None::<Instant>);
     TransferOptions::cancelled_by(cancel).on_bytes(move |bytes| {
         // A relay counts every frame, and nobody reads thousands of lines a second.
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < BETWEEN_PROGRESS) {
+        if last.is_some_and(|last| last.elapsed() < crate::events::BETWEEN_PROGRESS) {
             return;
         }
         *last = Some(Instant::now());

@@ -58,7 +58,7 @@ pub(crate) async fn snapshot_group(shared: &Shared<'_>, group: GroupRun) -> Vec<
     let instances = items.iter().map(|item| &item.id).filter(|id| is_instance(id));
     let candidates: BTreeSet<ItemId> = running.iter().chain(instances).cloned().collect();
     for instance in &candidates {
-        match hold_one(shared, how, instance, &mut items).await {
+        match Box::pin(hold_one(shared, how, instance, &mut items)).await {
             Ok(one) => held.extend(one),
             Err(StepFailed(cause)) => {
                 obstacle = Some(format!("{instance}: {cause}"));
@@ -123,13 +123,13 @@ async fn hold_one(
         return Ok(None);
     }
     let step = match how {
-        hold::How::Stop => Step::Stop,
+        hold::How::Stop | hold::How::Kill => Step::Stop,
         hold::How::Freeze => Step::Freeze,
     };
     let work = hold::hold(&target, how, &shared.state.journal, shared.context);
     let mut elapsed = Duration::ZERO;
     let work = async { work.await.map(|held| (held, None)) };
-    let held = super::item::step(shared, instance, step, &mut elapsed, work).await;
+    let held = Box::pin(super::item::step(shared, instance, step, &mut elapsed, work)).await;
     add_elapsed(items, instance, elapsed);
     let held = held?;
     if let Some(doubt) = &held.doubt {
@@ -144,7 +144,7 @@ async fn hold_one(
 async fn release_one(shared: &Shared<'_>, held: Held, items: &mut [ItemRun]) {
     let instance = held.id.clone();
     let step = match held.how {
-        hold::How::Stop => Step::Start,
+        hold::How::Stop | hold::How::Kill => Step::Start,
         hold::How::Freeze => Step::Thaw,
     };
     let client = &shared.prepared.source.client;

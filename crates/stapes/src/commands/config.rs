@@ -42,7 +42,7 @@ pub(crate) fn run(args: &ConfigArgs, settings: &Settings) -> Result<Exit, Comman
             });
             format!("{found:#}\n")
         }
-        Format::Table => {
+        Format::Table | Format::Yaml => {
             let drawn = render_problems(&loaded.path, loaded.text.clone(), loaded.warnings.clone());
             format!(
                 "{drawn}{}: {}, {}, no mistakes\n",

@@ -1,28 +1,42 @@
-//! `stapes list replicas`: every point in time of every item, where it is, and what keeps it.
+//! `stapes list`: the backups of a repository, or the points in time of replicated items.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use stapes_core::backup::Projects;
 use stapes_core::config::Job;
 use stapes_core::id::ServerName;
 use stapes_core::replicate::plan::ReplicateOptions;
 use stapes_core::replicate::prune::PointVerdict;
 use stapes_engine::clock::Clock;
+use stapes_engine::listing;
 use stapes_engine::replicate::{self, Points, Request};
+use stapes_engine::repository::{self, Use};
 
-use crate::args::Format;
+use super::resource::Resource;
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::json::item_json;
 use crate::output::plan::{place_text, verdict_json};
-use crate::output::{self, table};
+use crate::output::{self, backup_plan, table};
+use crate::places::PlaceArgs;
 use crate::report_error::CommandError;
 use crate::settings::{Settings, machine_identity};
 
 /// List what there is
+///
+/// Backups come newest first, with their age, size and last verification. A damaged one is told and
+/// is no failure of the list; `stapes verify` ends with 3 when it finds one.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stapes list all --target dir:/mnt/nas/incus
+  stapes list instances web1 'db*' --target nas
+  stapes list volumes --project lab --target nas --output yaml
+  stapes list replicas nightly")]
 pub(crate) struct ListArgs {
     #[command(subcommand)]
     command: ListCommand,
+    #[command(flatten)]
+    places: PlaceArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -32,15 +46,61 @@ enum ListCommand {
         /// Only this job
         job: Option<String>,
     },
+    #[command(flatten)]
+    Backups(Resource),
 }
 
 pub(crate) async fn run(args: &ListArgs, settings: &Settings) -> Result<Exit, CommandError> {
-    let ListCommand::Replicas { job: wanted } = &args.command;
+    match &args.command {
+        ListCommand::Replicas { .. } if args.places.projects()? != Projects::All => {
+            Err(CommandError::usage("list replicas takes its items from the jobs")
+                .with_help("leave --project out, or name a job"))
+        }
+        ListCommand::Replicas { job } => replicas(job.as_deref(), settings).await,
+        ListCommand::Backups(resource) => backups(resource, &args.places, settings),
+    }
+}
+
+/// Ends with 0 unless something that was asked for could not be listed.
+fn backups(
+    resource: &Resource,
+    places: &PlaceArgs,
+    settings: &Settings,
+) -> Result<Exit, CommandError> {
+    let loaded = settings.load_config_if_any()?;
+    let wanted = places.wanted(resource.names())?;
+    let target = places.repository(loaded.as_ref())?;
+    let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
+    let opened = repository::open(target.dir(), &state_dir, Use::Shared)?;
+    let listed = listing::list(&opened.repository, resource.kinds(), &wanted)?;
+    backup_plan::refuse_unclear_names(&listed.problems)?;
+    let now = Clock::System.now();
+    let text = output::listing::text(
+        settings.format,
+        || output::listing::Document { listed: &listed, repository: &target.label, now },
+        || output::listing::table(&listed, now),
+    )?;
+    output::result(&text);
+    for text in &listed.strange {
+        output::error_line(&format!("warning: {text}"));
+    }
+    for text in &listed.remarks {
+        output::note(settings, text);
+    }
+    let missing: Vec<String> =
+        listed.problems.iter().map(|problem| problem.cause.clone()).collect();
+    if missing.is_empty() {
+        return Ok(Exit::Complete);
+    }
+    Err(CommandError::failed(missing.join("\n       ")))
+}
+
+async fn replicas(wanted: Option<&str>, settings: &Settings) -> Result<Exit, CommandError> {
     let loaded = settings.load_config()?;
     output::warnings(&loaded, settings);
     let cancel = interrupt::token();
-    let connector = loaded.connector(settings.credentials(&loaded.config));
-    let jobs = loaded.jobs(wanted.as_deref())?;
+    let connector = loaded.connector(settings.credentials(Some(&loaded.config)));
+    let jobs = loaded.jobs(wanted)?;
     let machine = machine_identity();
     let several = jobs.len() > 1;
     let mut listed = Vec::new();
@@ -71,10 +131,8 @@ pub(crate) async fn run(args: &ListArgs, settings: &Settings) -> Result<Exit, Co
         }
         listed.push((job, replicate::points(&prepared)));
     }
-    let text = match settings.format {
-        Format::Table => as_table(&listed),
-        Format::Json => as_json(&listed),
-    };
+    let text =
+        output::listing::text(settings.format, || replicas_json(&listed), || as_table(&listed))?;
     output::result(&text);
     Ok(exit)
 }
@@ -137,7 +195,7 @@ fn because(verdict: &PointVerdict) -> String {
     }
 }
 
-fn as_json(listed: &[(&Job, Vec<Points>)]) -> String {
+fn replicas_json(listed: &[(&Job, Vec<Points>)]) -> Value {
     let jobs: Vec<Value> = listed
         .iter()
         .map(|(job, items)| {
@@ -145,7 +203,7 @@ fn as_json(listed: &[(&Job, Vec<Points>)]) -> String {
             json!({ "job": job.name.as_str(), "items": items })
         })
         .collect();
-    format!("{:#}\n", json!({ "jobs": jobs }))
+    json!({ "jobs": jobs })
 }
 
 fn points_json(points: &Points) -> Value {

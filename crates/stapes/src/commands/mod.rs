@@ -1,8 +1,14 @@
 //! One file per command: its arguments (whose comments are the help text) and its function.
 
+pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod import;
+pub(crate) mod init;
 pub(crate) mod list;
 pub(crate) mod onboard;
 pub(crate) mod policy;
+pub(crate) mod prune;
 pub(crate) mod replicate;
+pub(crate) mod resource;
+pub(crate) mod restore;
+pub(crate) mod verify;

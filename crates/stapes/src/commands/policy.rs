@@ -62,7 +62,7 @@ pub(crate) fn run(args: PolicyArgs, settings: &Settings) -> Result<Exit, Command
     let points: Vec<Point> = times.iter().copied().map(Point::complete).collect();
     let verdicts = evaluate(&policy, &points, now, &zone);
     let text = match settings.format {
-        Format::Table => as_table(&times, &verdicts),
+        Format::Table | Format::Yaml => as_table(&times, &verdicts),
         Format::Json => as_json(&policy, now, &args.zone, &times, &verdicts),
     };
     output::result(&text);

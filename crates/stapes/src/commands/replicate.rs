@@ -2,7 +2,7 @@
 
 use clap::Args;
 use stapes_core::config::{Job, Notifications};
-use stapes_core::event::{Event, RunReport};
+use stapes_core::event::{Event, RunReport, Work};
 use stapes_core::id::{JobName, RunId};
 use stapes_core::outcome::Outcome;
 use stapes_core::replicate::copy::CopyAction;
@@ -21,6 +21,7 @@ use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{self, plan::PlanParts};
 use crate::report_error::CommandError;
+use crate::running::recover;
 use crate::settings::{LoadedConfig, Settings, entropy, machine_identity};
 
 /// Snapshot, copy to the other servers, and thin: what the jobs of the configuration say
@@ -72,9 +73,9 @@ pub(crate) async fn run(args: &ReplicateArgs, settings: &Settings) -> Result<Exi
     let jobs = loaded.jobs(args.job.as_deref())?;
     let state = State::open(&settings.state_dir(Some(&loaded.config)))?;
     let cancel = interrupt::token();
-    let connector = loaded.connector(settings.credentials(&loaded.config));
+    let connector = loaded.connector(settings.credentials(Some(&loaded.config)));
     if args.dry_run_parts().is_none() {
-        finish_dead_runs(&connector, &state, &cancel).await?;
+        recover(&connector, &state, &cancel).await?;
     }
     let mut exit = Exit::Complete;
     let mut shared = SharedServices::start(&jobs, args, &loaded, settings).await;
@@ -107,19 +108,6 @@ pub(crate) async fn run(args: &ReplicateArgs, settings: &Settings) -> Result<Exi
     }
     shared.finish().await;
     Ok(exit)
-}
-
-/// Brings back what runs that died have stopped, and says so.
-async fn finish_dead_runs(
-    connector: &Connector<'_>,
-    state: &State,
-    cancel: &CancellationToken,
-) -> Result<(), CommandError> {
-    let recovered = stapes_engine::recover::recover(connector, state, cancel).await?;
-    for one in recovered {
-        output::error_line(&format!("{}: {}", if one.done { "note" } else { "warning" }, one.text));
-    }
-    Ok(())
 }
 
 /// One job, from the lock to the notification.
@@ -241,7 +229,7 @@ impl JobRun<'_> {
 
     fn consumers(&self) -> Vec<Box<dyn Consumer>> {
         if self.settings.format == Format::Json {
-            return vec![Box::new(output::json::Lines)];
+            return vec![Box::new(output::json::Lines::default())];
         }
         output::human::consumers(self.settings.quiet)
     }
@@ -249,7 +237,7 @@ impl JobRun<'_> {
     fn show_plan(&self, prepared: &Prepared<'_>, parts: PlanParts) -> Exit {
         let text = match self.settings.format {
             Format::Json => output::plan::json(prepared, parts),
-            Format::Table => output::plan::table(prepared, parts),
+            Format::Table | Format::Yaml => output::plan::table(prepared, parts),
         };
         output::result(&text);
         let blocked = prepared
@@ -327,7 +315,11 @@ impl SharedServices {
 
     async fn finish(self) {
         let without = |own: &[JobName]| -> Vec<(RunId, RunReport)> {
-            self.reports.iter().filter(|(_, report)| !own.contains(&report.job)).cloned().collect()
+            self.reports
+                .iter()
+                .filter(|(_, report)| report.work.job().is_none_or(|job| !own.contains(job)))
+                .cloned()
+                .collect()
         };
         warn(self.healthchecks.finished_all(&without(&self.own_healthchecks)).await);
         warn(self.gotify.finished_all(&without(&self.own_gotify)).await);
@@ -350,7 +342,7 @@ async fn tell(events: &Events, failures: Vec<stapes_engine::notify::Failure>) {
 /// The report of a run that did not get to its items.
 fn failed_run(job: &Job, cause: &dyn std::fmt::Display) -> RunReport {
     RunReport {
-        job: job.name.clone(),
+        work: Work::Job(job.name.clone()),
         outcome: Outcome::Failed,
         cause: Some(cause.to_string()),
         items: Vec::new(),

@@ -3,55 +3,67 @@
 //! Domain types are not serialisable on purpose; what is written is written here.
 
 use serde_json::{Map, Value, json};
-use stapes_core::event::{Envelope, Event, ItemReport, RunReport, Step, Subject};
+use stapes_core::backup::BackupItem;
+use stapes_core::event::{Envelope, Event, ItemReport, RunReport, Step, Subject, Work};
 use stapes_core::item::ItemId;
 use stapes_engine::events::Consumer;
 
 /// Prints each event as one line.
-pub(crate) struct Lines;
+#[derive(Default)]
+pub(crate) struct Lines {
+    /// Whether it is a job, whose reports say other things than those of commands.
+    is_job: bool,
+}
 
 impl Consumer for Lines {
     fn event(&mut self, envelope: &Envelope) {
-        super::result(&envelope_json(envelope).to_string());
+        if let Event::RunStarted { work, .. } = &envelope.event {
+            self.is_job = work.job().is_some();
+        }
+        super::result(&self.envelope_json(envelope).to_string());
     }
 }
 
-fn envelope_json(envelope: &Envelope) -> Value {
-    let mut object = Map::new();
-    object.insert("number".to_owned(), json!(envelope.number));
-    object.insert("at".to_owned(), json!(envelope.at.to_string()));
-    object.insert("run".to_owned(), json!(envelope.run.as_str()));
-    let (name, body) = event_json(&envelope.event);
-    object.insert("event".to_owned(), json!(name));
-    if let Value::Object(body) = body {
-        object.extend(body);
+impl Lines {
+    fn envelope_json(&self, envelope: &Envelope) -> Value {
+        let mut object = Map::new();
+        object.insert("number".to_owned(), json!(envelope.number));
+        object.insert("at".to_owned(), json!(envelope.at.to_string()));
+        object.insert("run".to_owned(), json!(envelope.run.as_str()));
+        let (name, body) = event_json(&envelope.event, self.is_job);
+        object.insert("event".to_owned(), json!(name));
+        if let Value::Object(body) = body {
+            object.extend(body);
+        }
+        Value::Object(object)
     }
-    Value::Object(object)
 }
 
-fn event_json(event: &Event) -> (&'static str, Value) {
+fn event_json(event: &Event, is_job: bool) -> (&'static str, Value) {
     match event {
-        Event::RunStarted { job, items } => {
-            ("run-started", json!({ "job": job.as_str(), "items": items }))
+        Event::RunStarted { work, items } => {
+            let mut body = work_json(work);
+            body.insert("items".to_owned(), json!(items));
+            ("run-started", Value::Object(body))
         }
         Event::Remark { item, text } => {
             ("remark", json!({ "item": item.as_ref().map(subject_json), "text": text }))
         }
         Event::PhaseStarted { phase } => ("phase-started", json!({ "phase": phase.to_string() })),
         Event::StepStarted { item, step } => {
-            ("step-started", json!({ "item": item_json(item), "step": step_json(step) }))
+            ("step-started", json!({ "item": backup_item_json(item), "step": step_json(step) }))
         }
         Event::StepProgress { item, step, bytes, bytes_per_second } => (
             "step-progress",
-            json!({ "item": item_json(item), "step": step_json(step), "bytes": bytes,
+            json!({ "item": backup_item_json(item), "step": step_json(step), "bytes": bytes,
                     "bytes_per_second": bytes_per_second }),
         ),
         Event::StepFinished { item, step, elapsed, bytes, error } => (
             "step-finished",
-            json!({ "item": item_json(item), "step": step_json(step),
+            json!({ "item": backup_item_json(item), "step": step_json(step),
                     "seconds": elapsed.as_secs_f64(), "bytes": bytes, "error": error }),
         ),
-        Event::ItemFinished(report) => ("item-finished", report_json(report)),
+        Event::ItemFinished(report) => ("item-finished", report_json(report, is_job)),
         Event::NotificationFailed { service, cause } => {
             ("notification-failed", json!({ "service": service, "cause": cause }))
         }
@@ -72,9 +84,29 @@ pub(crate) fn item_json(item: &ItemId) -> Value {
     }
 }
 
+/// What a backup is of.
+pub(crate) fn backup_item_json(item: &BackupItem) -> Value {
+    match item {
+        BackupItem::Config => json!({ "kind": "config" }),
+        BackupItem::Image(fingerprint) => {
+            json!({ "kind": "image", "fingerprint": fingerprint.as_str() })
+        }
+        BackupItem::Item(item) => item_json(item),
+    }
+}
+
+/// What a run executes: `job` or `command`.
+fn work_json(work: &Work) -> Map<String, Value> {
+    let (key, name) = match work {
+        Work::Job(job) => ("job", job.as_str()),
+        Work::Command(verb) => ("command", *verb),
+    };
+    Map::from_iter([(key.to_owned(), json!(name))])
+}
+
 fn subject_json(subject: &Subject) -> Value {
     match subject {
-        Subject::Item(item) => item_json(item),
+        Subject::Item(item) => backup_item_json(item),
         Subject::Missing(label) => json!({ "missing": label }),
     }
 }
@@ -95,38 +127,72 @@ fn step_json(step: &Step) -> Value {
         Step::Remove { server, snapshot } => {
             json!({ "do": "remove", "server": server.as_str(), "snapshot": snapshot })
         }
+        Step::Clone => json!({ "do": "clone" }),
+        Step::Stage => json!({ "do": "stage" }),
+        Step::Store => json!({ "do": "store" }),
+        Step::Check => json!({ "do": "check" }),
+        Step::Import => json!({ "do": "import" }),
+        Step::Replace => json!({ "do": "replace" }),
+        Step::Apply => json!({ "do": "apply" }),
+        Step::Forget { version } => json!({ "do": "forget", "version": version.to_string() }),
     }
 }
 
-fn report_json(report: &ItemReport) -> Value {
+fn report_json(report: &ItemReport, is_job: bool) -> Value {
+    let mut common = json!({
+        "item": subject_json(&report.subject),
+        "outcome": report.outcome.as_str(),
+        "causes": report.causes,
+        "remarks": report.remarks,
+        "bytes": report.bytes,
+        "seconds": report.elapsed.as_secs_f64(),
+    });
+    let own = if is_job { replicated_json(report) } else { stored_json(report) };
+    if let (Value::Object(common), Value::Object(own)) = (&mut common, own) {
+        common.extend(own);
+    }
+    common
+}
+
+/// What a report of a backup, restore, verification or thinning says beside the common part.
+fn stored_json(report: &ItemReport) -> Value {
+    let backup = report.backup.as_ref();
+    json!({
+        "result": report.result,
+        "version": backup.map(|backup| backup.version.to_string()),
+        "stored_bytes": backup.and_then(|backup| backup.stored_bytes),
+    })
+}
+
+/// What a report of a replication says beside the common part.
+fn replicated_json(report: &ItemReport) -> Value {
     let copies: Vec<Value> = report
         .copies
         .iter()
         .map(|(server, how)| json!({ "server": server.as_str(), "how": how }))
         .collect();
     json!({
-        "item": subject_json(&report.subject),
-        "outcome": report.outcome.as_str(),
-        "causes": report.causes,
-        "remarks": report.remarks,
         "snapshot": report.snapshot,
         "copies": copies,
-        "bytes": report.bytes,
         "preserved": report.preserved,
         "removed_on_source": report.removed_on_source,
         "removed_on_targets": report.removed_on_targets,
-        "seconds": report.elapsed.as_secs_f64(),
     })
 }
 
 fn run_json(report: &RunReport) -> Value {
-    json!({
-        "job": report.job.as_str(),
+    let is_job = report.work.job().is_some();
+    let items: Vec<Value> = report.items.iter().map(|item| report_json(item, is_job)).collect();
+    let mut run = work_json(&report.work);
+    if let Value::Object(rest) = json!({
         "outcome": report.outcome.as_str(),
         "cause": report.cause,
         "interrupted": report.interrupted,
-        "items": report.items.iter().map(report_json).collect::<Vec<_>>(),
+        "items": items,
         "bytes": report.bytes(),
         "seconds": report.elapsed.as_secs_f64(),
-    })
+    }) {
+        run.extend(rest);
+    }
+    Value::Object(run)
 }

@@ -1,9 +1,14 @@
 //! The only place that prints. Results go to standard output, everything else to standard error.
 
+pub(crate) mod backup_plan;
+pub(crate) mod columns;
 pub(crate) mod human;
 pub(crate) mod json;
+pub(crate) mod listing;
 pub(crate) mod plan;
+pub(crate) mod restore_plan;
 pub(crate) mod table;
+pub(crate) mod thinning;
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::OnceLock;
@@ -37,6 +42,13 @@ pub(crate) fn lost() -> Option<&'static io::Error> {
 /// Prints a line for people, beside the result.
 pub(crate) fn error_line(text: &str) {
     drop(writeln!(io::stderr().lock(), "{text}"));
+}
+
+/// Prints a note, unless nobody wants to read it.
+pub(crate) fn note(settings: &Settings, text: &str) {
+    if !settings.quiet {
+        error_line(&format!("note: {text}"));
+    }
 }
 
 /// Prints a question, without ending the line.

@@ -1,6 +1,7 @@
 //! What a job takes from its source.
 
 use crate::inventory::ServerFacts;
+use crate::replicate::marks::RUN;
 use crate::replicate::select::{Selection, select};
 use crate::replicate::testing::{config, disk, instance, job_with, server_with, volume};
 
@@ -131,4 +132,25 @@ fn volumes_are_named_with_or_without_their_pool() {
     assert_eq!(take("data"), ["volume slow/data", "volume tank/data"]);
     assert_eq!(take("'tank/*'"), ["volume tank/data", "volume tank/media"]);
     assert_eq!(take("none"), Vec::<String>::new());
+}
+
+#[test]
+fn clones_that_a_backup_made_to_throw_away_are_left_out_and_named() {
+    let clone = instance("stapes-1").key(RUN, "r1").key("volatile.apply_template", "copy");
+    let mut source = server_with("local", [instance("db").attaches("half"), clone.clone()]);
+    let mut half = volume("half");
+    half.config.insert(RUN.to_owned(), "r1".to_owned());
+    source.items.insert(half.id(), half.into());
+    let far = clone.in_project("lab");
+    source.items.insert(far.id(), far.into());
+    let selection = selected("", &source);
+    assert_eq!(items(&selection), ["instance db"]);
+    assert_eq!(
+        selection.remarks,
+        [
+            "throw-away or unfinished objects of stapes are left out: volume tank/half, instance stapes-1"
+        ]
+    );
+    let named = selected(", instances: [stapes-1], volumes: ['tank/*']", &source);
+    assert_eq!((named.items.len(), named.missing.len()), (0, 1));
 }

@@ -18,7 +18,7 @@ impl Consumer for Lines {
 /// What a line says of an event; most events that only begin something have none.
 pub(super) fn line(event: &Event) -> Option<String> {
     match event {
-        Event::RunStarted { job, items } => Some(format!("job {job}: {}", counted(*items, "item"))),
+        Event::RunStarted { work, items } => Some(format!("{work}: {}", counted(*items, "item"))),
         Event::Remark { item: Some(item), text } => Some(format!("{item}: {text}")),
         Event::Remark { item: None, text } => Some(format!("note: {text}")),
         Event::PhaseStarted { phase } => Some(heading(*phase).to_owned()),
@@ -49,7 +49,15 @@ pub(super) fn heading(phase: Phase) -> &'static str {
     }
 }
 
-/// Whether a step moves data between servers, so that a rate makes sense.
+/// Whether a step moves data, so that a rate makes sense.
 pub(super) fn moves_data(step: &Step) -> bool {
-    matches!(step, Step::FullCopy { .. } | Step::Refresh { .. })
+    matches!(
+        step,
+        Step::FullCopy { .. }
+            | Step::Refresh { .. }
+            | Step::Store
+            | Step::Stage
+            | Step::Check
+            | Step::Import
+    )
 }

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use stapes_core::backup::BackupItem;
 use stapes_core::event::{Envelope, Event, Phase, Step};
-use stapes_core::item::ItemId;
 use stapes_core::units::Elapsed;
 use stapes_engine::events::Consumer;
 
@@ -16,8 +16,8 @@ pub(super) struct Progress {
     phase: Option<(Phase, ProgressBar)>,
     items: u64,
     /// Whose part of the phase is done: several targets are several steps, and one item.
-    done: HashSet<ItemId>,
-    steps: HashMap<(ItemId, Step), ProgressBar>,
+    done: HashSet<BackupItem>,
+    steps: HashMap<(BackupItem, Step), ProgressBar>,
 }
 
 /// Often enough to look alive, seldom enough for a slow line.
@@ -63,7 +63,7 @@ impl Progress {
         self.done.clear();
     }
 
-    fn begin_step(&mut self, item: &ItemId, step: &Step) {
+    fn begin_step(&mut self, item: &BackupItem, step: &Step) {
         let bar = ProgressBar::new_spinner();
         let bar = match &self.phase {
             Some((_, phase)) => self.bars.insert_before(phase, bar),
@@ -80,7 +80,7 @@ impl Progress {
         self.steps.insert((item.clone(), step.clone()), bar);
     }
 
-    fn end_step(&mut self, item: &ItemId, step: &Step) {
+    fn end_step(&mut self, item: &BackupItem, step: &Step) {
         if let Some(bar) = self.steps.remove(&(item.clone(), step.clone())) {
             bar.finish_and_clear();
         }

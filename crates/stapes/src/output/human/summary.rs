@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use stapes_core::event::{ItemReport, RunReport};
+use stapes_core::event::{ItemReport, RunReport, Work};
 use stapes_core::outcome::Outcome;
 use stapes_core::units::{ByteSize, Elapsed};
 
@@ -12,9 +12,7 @@ use crate::output::table;
 pub(crate) fn render(report: &RunReport, width: u16) -> String {
     let mut out = String::new();
     if !report.items.is_empty() {
-        let headings = ["ITEM", "OUTCOME", "COPY", "MOVED", "KEPT", "THINNED", "TIME"];
-        let rows = report.items.iter().map(row).collect();
-        out.push_str(&table::draw(&headings, rows, width));
+        out.push_str(&items(report, width));
         out.push('\n');
     }
     for line in causes(report) {
@@ -38,7 +36,36 @@ pub(crate) fn causes(report: &RunReport) -> Vec<String> {
     whole.chain(items).collect()
 }
 
-fn row(item: &ItemReport) -> Vec<String> {
+fn items(report: &RunReport, width: u16) -> String {
+    let of = |row: fn(&ItemReport) -> Vec<String>| report.items.iter().map(row).collect();
+    match report.work {
+        Work::Job(_) => {
+            let headings = ["ITEM", "OUTCOME", "COPY", "MOVED", "KEPT", "THINNED", "TIME"];
+            table::draw(&headings, of(replicated), width)
+        }
+        Work::Command(_) => {
+            let headings = ["ITEM", "OUTCOME", "RESULT", "VERSION", "READ", "STORED", "TIME"];
+            table::draw(&headings, of(stored), width)
+        }
+    }
+}
+
+fn stored(item: &ItemReport) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let size = |bytes: Option<u64>| bytes.map_or_else(dash, |bytes| ByteSize(bytes).to_string());
+    let backup = item.backup.as_ref();
+    vec![
+        item.subject.to_string(),
+        item.outcome.to_string(),
+        item.result.unwrap_or("-").to_owned(),
+        backup.map_or_else(dash, |backup| backup.version.to_string()),
+        size(item.bytes),
+        size(backup.and_then(|backup| backup.stored_bytes)),
+        Elapsed(item.elapsed).to_string(),
+    ]
+}
+
+fn replicated(item: &ItemReport) -> Vec<String> {
     let copies: Vec<String> =
         item.copies
             .iter()
@@ -75,5 +102,5 @@ fn verdict(report: &RunReport) -> String {
     let counts = if counts.is_empty() { "no items".to_owned() } else { counts.join(", ") };
     let end =
         if report.interrupted { "interrupted".to_owned() } else { report.outcome.to_string() };
-    format!("job {}: {end} in {} ({counts})", report.job, Elapsed(report.elapsed))
+    format!("{}: {end} in {} ({counts})", report.work, Elapsed(report.elapsed))
 }

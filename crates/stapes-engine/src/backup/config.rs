@@ -1,0 +1,63 @@
+//! The backup of the server's declarative configuration: one JSON document for each kind.
+
+use std::io::Write as _;
+
+use stapes_core::backup::{BackupInfo, BackupItem, Compression};
+use stapes_core::event::{ItemReport, Step};
+use stapes_core::server_config::Secrets;
+use stapes_store::dir::{FileRecord, NewBackup};
+
+use super::{Shared, data, origin};
+use crate::error::chain;
+use crate::server_config::gather;
+use crate::steps::{explained, step};
+
+pub(crate) async fn back_up(
+    shared: &Shared<'_>,
+    report: &mut ItemReport,
+) -> Result<BackupInfo, String> {
+    let item = BackupItem::Config;
+    let version = shared.version();
+    let backup = data::begin(shared, &item, version).await?;
+    let reading = async {
+        // A directory is plain text, and secrets do not belong into plain text.
+        let gathered = gather(&shared.client, Secrets::LeaveOut).await;
+        let gathered = gathered.map_err(|error| explained(&error))?;
+        let texts: Vec<(String, String)> = gathered.config.files().collect();
+        let files = texts.iter().map(|(name, text)| write(&backup, name, text));
+        let files = files.collect::<Result<Vec<FileRecord>, String>>()?;
+        let bytes: u64 = files.iter().map(|file| file.size).sum();
+        Ok(((gathered, files, bytes), Some(bytes)))
+    };
+    let events = &shared.context.events;
+    let elapsed = &mut report.elapsed;
+    let (gathered, files, bytes) =
+        step(events, &item, Step::Store, elapsed, Box::pin(reading)).await?;
+    report.bytes = Some(bytes);
+    if !gathered.left_out.is_empty() {
+        let names: Vec<String> = gathered
+            .left_out
+            .iter()
+            .map(|secret| format!("{} of {}", secret.key, secret.object))
+            .collect();
+        report.remark(format!(
+            "secrets are left out of a repository that is not encrypted: {}",
+            names.join(", ")
+        ));
+    }
+    let mut manifest = origin::manifest(shared, &item, version);
+    manifest.options.compression = Compression::None.as_str().to_owned();
+    manifest.content_bytes = bytes;
+    manifest.files = files;
+    if !gathered.missing.is_empty() {
+        manifest.outcome = "incomplete".to_owned();
+        manifest.missing = gathered.missing;
+    }
+    data::publish(backup, manifest).await
+}
+
+fn write(backup: &NewBackup, name: &str, text: &str) -> Result<FileRecord, String> {
+    let mut file = backup.file(name).map_err(|error| chain(&error))?;
+    file.write_all(text.as_bytes()).map_err(|error| format!("cannot write {name}: {error}"))?;
+    file.finish().map_err(|error| chain(&error))
+}

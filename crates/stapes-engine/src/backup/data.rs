@@ -1,0 +1,312 @@
+//! The backup of one instance or volume: made to stand still, exported, stored, published.
+//!
+//! The order is what makes it honest: nothing is published before the stream has ended as it should,
+//! and before what should have stood still has been looked at again.
+
+use std::io::Write as _;
+
+use jiff::Timestamp;
+use stapes_core::backup::{BackupInfo, BackupItem, Compression, Method, Reading, Version};
+use stapes_core::event::{Event, ItemReport, Step};
+use stapes_core::inventory::{InstanceStatus, ItemFacts};
+use stapes_core::item::ItemId;
+use stapes_store::dir::{FileRecord, NewBackup, PointInTime};
+use stapes_store::tar::Holes;
+
+use super::export::{self, Export};
+use super::pipe::{self, Edit, Stored};
+use super::{Shared, clone, origin, record, space, sweep};
+use crate::error::chain;
+use crate::item_api;
+use crate::steps::{explained, step};
+
+/// Backs up one item as it was decided.
+pub(crate) async fn back_up(
+    shared: &Shared<'_>,
+    id: &ItemId,
+    reading: &Reading,
+    report: &mut ItemReport,
+) -> Result<BackupInfo, String> {
+    let item = BackupItem::Item(id.clone());
+    let version = shared.version();
+    for remark in &reading.remarks {
+        report.remark(remark.clone());
+    }
+    let read = item_api::read(&shared.client, id).await.map_err(|error| explained(&error))?;
+    let original = read.ok_or_else(|| "it is not on the server any more".to_owned())?;
+    space::check(shared, &item, &original, reading.method).await?;
+    if !is_direct(shared) {
+        sweep::staged(shared, id).await;
+    }
+    let backup = begin(shared, &item, version).await?;
+    let job = Job { shared, item, original: original.clone(), reading, backup };
+    let read = match reading.method {
+        Method::Clone => job.read_clone(report).await?,
+        Method::Stopped | Method::ReadOnly | Method::ServerSnapshot | Method::Live => {
+            job.read_itself(report).await?
+        }
+    };
+    report.bytes = Some(read.stored.content_bytes);
+    finish(shared, &original, version, reading, read).await
+}
+
+/// Whether the server sends exports while it makes them.
+fn is_direct(shared: &Shared<'_>) -> bool {
+    shared.about.has(export::DIRECT)
+}
+
+pub(crate) async fn begin(
+    shared: &Shared<'_>,
+    item: &BackupItem,
+    version: Version,
+) -> Result<NewBackup, String> {
+    let (repository, item) = (shared.repository.clone(), item.clone());
+    let run = shared.context.run.clone();
+    let begun = tokio::task::spawn_blocking(move || repository.begin(&item, version, &run));
+    begun.await.map_err(|error| error.to_string())?.map_err(|error| chain(&error))
+}
+
+/// The name of the file that holds the data.
+fn file_name(original: &ItemFacts, compression: Compression) -> String {
+    let stem = match original {
+        ItemFacts::Instance(_) => "export.tar",
+        ItemFacts::Volume(volume) if volume.content_type == "iso" => "volume.iso",
+        ItemFacts::Volume(_) => "volume.tar",
+    };
+    format!("{stem}{}", compression.suffix())
+}
+
+/// One item on its way.
+struct Job<'a> {
+    shared: &'a Shared<'a>,
+    item: BackupItem,
+    original: ItemFacts,
+    reading: &'a Reading,
+    backup: NewBackup,
+}
+
+/// What was read, and how.
+struct Read {
+    backup: NewBackup,
+    stored: Stored,
+    snapshots: Vec<String>,
+    point_in_time: PointInTime,
+}
+
+impl Job<'_> {
+    async fn read_clone(mut self, report: &mut ItemReport) -> Result<Read, String> {
+        let shared = self.shared;
+        let id = self.original.id();
+        let clone = clone::identity(shared, &id, shared.number())?;
+        let before = record::original(shared, &id).await?;
+        let hold = self.reading.hold.as_ref();
+        let made = async {
+            let remarks = clone::make(shared, &self.original, &clone, hold).await?;
+            Ok((remarks, None))
+        };
+        let elapsed = &mut report.elapsed;
+        let events = &shared.context.events;
+        let remarks = step(events, &self.item, Step::Clone, elapsed, Box::pin(made)).await?;
+        for remark in remarks {
+            report.remark(remark);
+        }
+        let at = shared.context.clock.now();
+        let stored = async {
+            let (original, snapshots) = record::of_clone(shared, &id, &clone, before).await?;
+            let export = Export { id: &clone, only: false, optimized: false };
+            let edit = Edit::AsOriginal(Box::new(original));
+            Ok::<_, String>((self.read(export, edit, report).await?, snapshots))
+        };
+        let stored = Box::pin(stored).await;
+        if let Err(left) = clone::remove(shared, &clone).await {
+            report.remark(left);
+        }
+        let point_in_time = point(self.reading.method, Some(clone.name().to_owned()), at);
+        let (stored, snapshots) = stored?;
+        Ok(Read { backup: self.backup, stored, snapshots, point_in_time })
+    }
+
+    async fn read_itself(mut self, report: &mut ItemReport) -> Result<Read, String> {
+        let shared = self.shared;
+        let id = self.original.id();
+        let must_stand = self.reading.method == Method::Stopped;
+        let before = standing(shared, &self.original).await?;
+        if must_stand
+            && let Some((user, _)) =
+                before.iter().find(|(_, state)| state.0 != InstanceStatus::Stopped)
+        {
+            return Err(format!("{user} was started since the run began; run it again"));
+        }
+        let at = shared.context.clock.now();
+        let (only, optimized) = (shared.options.instance_only, self.reading.optimized);
+        let is_tar = !file_name(&self.original, Compression::None).ends_with(".iso");
+        let edit = if is_tar { Edit::Keep } else { Edit::Bytes };
+        let stored = self.read(Export { id: &id, only, optimized }, edit, report).await?;
+        if must_stand && standing(shared, &self.original).await? != before {
+            return Err(
+                "it was started while it was read, so its files are of different moments; \
+                        nothing was kept, run it again"
+                    .to_owned(),
+            );
+        }
+        let snapshots = if only { Vec::new() } else { snapshot_names(&self.original) };
+        let point_in_time = point(self.reading.method, None, at);
+        Ok(Read { backup: self.backup, stored, snapshots, point_in_time })
+    }
+
+    /// Exports and stores, by way of the server's disk where it must be.
+    async fn read(
+        &mut self,
+        export: Export<'_>,
+        edit: Edit,
+        report: &mut ItemReport,
+    ) -> Result<Stored, String> {
+        let shared = self.shared;
+        let events = &shared.context.events;
+        let interrupted = || shared.context.cancel.is_cancelled();
+        if interrupted() {
+            return Err("interrupted".to_owned());
+        }
+        if is_direct(shared) {
+            return self.store(export, None, edit, report).await;
+        }
+        let (sink, item) = (events.clone(), self.item.clone());
+        let staging = async {
+            let staged = export::stage(shared, export, move |progress| {
+                sink.progress(Event::StepProgress {
+                    item: item.clone(),
+                    step: Step::Stage,
+                    bytes: progress.bytes.unwrap_or_default(),
+                    bytes_per_second: progress.bytes_per_second,
+                });
+            });
+            Ok((staged.await?, None))
+        };
+        let elapsed = &mut report.elapsed;
+        let staged = step(events, &self.item, Step::Stage, elapsed, Box::pin(staging)).await?;
+        let stored = if interrupted() {
+            Err("interrupted".to_owned())
+        } else {
+            self.store(export, Some(&staged), edit, report).await
+        };
+        if let Err(left) = export::unstage(&shared.client, &staged).await {
+            report.remark(left);
+        }
+        stored
+    }
+
+    async fn store(
+        &mut self,
+        export: Export<'_>,
+        staged: Option<&export::Staged>,
+        edit: Edit,
+        report: &mut ItemReport,
+    ) -> Result<Stored, String> {
+        let shared = self.shared;
+        let compression = shared.options.compression;
+        let name = file_name(&self.original, compression);
+        let file = self.backup.file(&name).map_err(|error| chain(&error))?;
+        let (events, item) = (shared.context.events.clone(), self.item.clone());
+        let storing = async {
+            let download = match staged {
+                Some(staged) => export::download(&shared.client, staged).await?,
+                None => export::stream(&shared.client, export).await?,
+            };
+            let progress = |bytes| {
+                events.progress(Event::StepProgress {
+                    item: item.clone(),
+                    step: Step::Store,
+                    bytes,
+                    bytes_per_second: None,
+                });
+            };
+            let cancel = &shared.context.cancel;
+            let stored =
+                pipe::store(download.into_stream(), file, compression, edit, cancel, progress)
+                    .await;
+            let stored = match stored {
+                Ok(stored) => stored,
+                Err(cause) if staged.is_none() => {
+                    return Err(export::with_reason(&shared.client, export, cause).await);
+                }
+                Err(cause) => return Err(cause),
+            };
+            let bytes = stored.content_bytes;
+            Ok((stored, Some(bytes)))
+        };
+        let elapsed = &mut report.elapsed;
+        step(&shared.context.events, &self.item, Step::Store, elapsed, Box::pin(storing)).await
+    }
+}
+
+fn point(method: Method, snapshot: Option<String>, at: Timestamp) -> PointInTime {
+    PointInTime { how: method.as_str().to_owned(), snapshot, at: Some(at) }
+}
+
+async fn finish(
+    shared: &Shared<'_>,
+    original: &ItemFacts,
+    version: Version,
+    reading: &Reading,
+    read: Read,
+) -> Result<BackupInfo, String> {
+    let mut manifest = origin::manifest(shared, &original.id().into(), version);
+    origin::describe(&mut manifest, original, shared.facts);
+    manifest.snapshots = read.snapshots;
+    manifest.options.optimized = reading.optimized.then(|| origin::driver(original, shared.facts));
+    manifest.point_in_time = read.point_in_time;
+    manifest.content_bytes = read.stored.content_bytes;
+    manifest.files = vec![read.stored.file];
+    if !read.stored.holes.is_empty() {
+        manifest.files.push(write_holes(&read.backup, &read.stored.holes)?);
+    }
+    publish(read.backup, manifest).await
+}
+
+/// The file that says where large files of an archive are nothing but zeros.
+pub(crate) const HOLES: &str = "holes.json";
+
+/// Exports of Incus write zeros where files have holes; with this list they come back as holes.
+fn write_holes(backup: &NewBackup, holes: &Holes) -> Result<FileRecord, String> {
+    let mut file = backup.file(HOLES).map_err(|error| chain(&error))?;
+    file.write_all(&holes.to_json()).map_err(|error| format!("cannot write {HOLES}: {error}"))?;
+    file.finish().map_err(|error| chain(&error))
+}
+
+/// Makes a backup visible.
+pub(crate) async fn publish(
+    backup: NewBackup,
+    manifest: stapes_store::dir::Manifest,
+) -> Result<BackupInfo, String> {
+    let published = tokio::task::spawn_blocking(move || backup.publish(manifest));
+    published.await.map_err(|error| error.to_string())?.map_err(|error| chain(&error))
+}
+
+pub(crate) fn snapshot_names(item: &ItemFacts) -> Vec<String> {
+    item.snapshots().iter().map(|snapshot| snapshot.name.clone()).collect()
+}
+
+/// What must not change while an item is read as it is: its own state, or that of its users.
+type Standing = Vec<(ItemId, (InstanceStatus, Option<Timestamp>))>;
+
+async fn standing(shared: &Shared<'_>, original: &ItemFacts) -> Result<Standing, String> {
+    let users: Vec<ItemId> = match original {
+        ItemFacts::Instance(instance) => vec![instance.id()],
+        ItemFacts::Volume(volume) => {
+            let now = item_api::read(&shared.client, &volume.id()).await;
+            let now = now.map_err(|error| explained(&error))?;
+            let Some(ItemFacts::Volume(now)) = now else {
+                return Err("it is not on the server any more".to_owned());
+            };
+            now.used_by.iter().filter_map(|url| crate::facts::instance_of(url)).collect()
+        }
+    };
+    let mut standing = Standing::new();
+    for id in users {
+        let read = item_api::read(&shared.client, &id).await.map_err(|error| explained(&error))?;
+        if let Some(ItemFacts::Instance(instance)) = read {
+            standing.push((id, (instance.status, instance.last_used_at)));
+        }
+    }
+    Ok(standing)
+}

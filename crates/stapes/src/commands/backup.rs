@@ -1,0 +1,214 @@
+//! `stapes backup`: from an Incus server into a repository.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use stapes_core::backup::{Compression, ImageChoice};
+use stapes_core::config::Consistency;
+use stapes_engine::backup::{self, Options, What};
+use stapes_engine::clock::Clock;
+use stapes_engine::repository;
+
+use crate::exit::Exit;
+use crate::interrupt;
+use crate::output::{self, backup_plan};
+use crate::places::PlaceArgs;
+use crate::report_error::CommandError;
+use crate::running::Running;
+use crate::settings::Settings;
+
+/// Store instances, volumes, images and the server's configuration in a repository
+///
+/// Each item is read from a throw-away copy that stands still, while the item itself goes on; the
+/// copy is removed whatever happens. A backup is visible when it is whole, and not before.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stapes backup all --target dir:/mnt/nas/incus
+  stapes backup instances web1 db1 --target nas
+  stapes backup volumes tank/data --compression none --target nas
+  stapes backup config --target nas")]
+pub(crate) struct BackupArgs {
+    #[command(subcommand)]
+    what: WhatArgs,
+    #[command(flatten)]
+    options: OptionArgs,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum WhatArgs {
+    /// The configuration, the images, all volumes and all instances
+    All {
+        /// Which images
+        #[arg(long, value_enum, default_value_t = Images::All, value_name = "WHICH")]
+        images: Images,
+    },
+    /// Instances by name, with `*` and `?`; no name means all of them
+    Instances {
+        names: Vec<String>,
+        /// Which images to take with them
+        #[arg(long, value_enum, default_value_t = Images::None, value_name = "WHICH")]
+        images: Images,
+    },
+    /// Custom volumes by POOL/NAME, with `*` and `?`; no name means all of them
+    Volumes {
+        #[arg(value_name = "POOL/NAME")]
+        names: Vec<String>,
+    },
+    /// Images by the beginning of their fingerprint; none means all of them
+    Images {
+        #[arg(value_name = "FINGERPRINT")]
+        names: Vec<String>,
+    },
+    /// What is needed to rebuild the server: projects, profiles, networks, pools, settings, trust
+    #[command(visible_alias = "database")]
+    Config,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Images {
+    /// No image: restored instances do not need theirs
+    None,
+    /// Those that the instances were made from
+    Referenced,
+    /// Every image of the server
+    All,
+}
+
+impl From<Images> for ImageChoice {
+    fn from(images: Images) -> Self {
+        match images {
+            Images::None => Self::None,
+            Images::Referenced => Self::Referenced,
+            Images::All => Self::All,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum CompressionArg {
+    Zstd,
+    Gzip,
+    Xz,
+    None,
+}
+
+impl From<CompressionArg> for Compression {
+    fn from(compression: CompressionArg) -> Self {
+        match compression {
+            CompressionArg::Zstd => Self::Zstd,
+            CompressionArg::Gzip => Self::Gzip,
+            CompressionArg::Xz => Self::Xz,
+            CompressionArg::None => Self::None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ConsistencyArg {
+    /// The item goes on, but for the moment that a copy on write takes
+    Snapshot,
+    /// Running instances are stopped for the copy, and started again
+    Stop,
+    /// Running instances are frozen for the copy, and thawed again
+    Freeze,
+    /// No copy: what is read while it is written to, as with --no-snapshot
+    Live,
+}
+
+#[derive(Debug, Args)]
+struct OptionArgs {
+    /// How data is compressed
+    #[arg(long, global = true, value_enum, default_value_t = CompressionArg::Zstd, value_name = "HOW")]
+    compression: CompressionArg,
+    /// In the storage driver's own format (btrfs, zfs): fast, and restorable to that driver only
+    #[arg(long, global = true)]
+    optimized: bool,
+    /// Read items as they are, without a copy that stands still
+    #[arg(long, global = true)]
+    no_snapshot: bool,
+    /// Leave the items' own snapshots out
+    #[arg(long, global = true)]
+    instance_only: bool,
+    /// What happens to running instances while they are copied
+    #[arg(long, global = true, value_enum, default_value_t = ConsistencyArg::Snapshot, value_name = "HOW")]
+    consistency: ConsistencyArg,
+    /// How many seconds an instance may take to stop, with --consistency stop
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 300)]
+    stop_timeout: u32,
+    /// How many items are worked on at a time
+    #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
+    /// Show what would be read and how, and change nothing
+    #[arg(long, global = true)]
+    dry_run: bool,
+}
+
+impl OptionArgs {
+    fn options(&self) -> Options {
+        Options {
+            compression: self.compression.into(),
+            optimized: self.optimized,
+            no_snapshot: self.no_snapshot || matches!(self.consistency, ConsistencyArg::Live),
+            instance_only: self.instance_only,
+            consistency: match self.consistency {
+                ConsistencyArg::Snapshot | ConsistencyArg::Live => Consistency::Snapshot,
+                ConsistencyArg::Stop => Consistency::Stop,
+                ConsistencyArg::Freeze => Consistency::Freeze,
+            },
+            stop_timeout: Duration::from_secs(u64::from(self.stop_timeout)),
+            parallel: usize::from(self.parallel),
+        }
+    }
+}
+
+impl BackupArgs {
+    fn what(&self) -> Result<What, CommandError> {
+        let none = What { images: ImageChoice::None, ..What::default() };
+        let wanted = |names: &[String]| self.places.wanted(names).map(Some);
+        Ok(match &self.what {
+            WhatArgs::All { images } => What {
+                config: true,
+                images: (*images).into(),
+                volumes: wanted(&[])?,
+                instances: wanted(&[])?,
+                ..none
+            },
+            WhatArgs::Instances { names, images } => {
+                What { images: (*images).into(), instances: wanted(names)?, ..none }
+            }
+            WhatArgs::Volumes { names } => What { volumes: wanted(names)?, ..none },
+            WhatArgs::Images { names } => What { named_images: Some(names.clone()), ..none },
+            WhatArgs::Config => What { config: true, ..none },
+        })
+    }
+}
+
+pub(crate) async fn run(args: &BackupArgs, settings: &Settings) -> Result<Exit, CommandError> {
+    let loaded = settings.load_config_if_any()?;
+    let what = args.what()?;
+    let target = args.places.repository(loaded.as_ref())?;
+    let server = args.places.server(settings, loaded.as_ref())?;
+    let cancel = interrupt::token();
+    let options = args.options.options();
+    if args.options.dry_run {
+        let prepared =
+            backup::prepare(&server.name, server.client, &what, options, &cancel).await?;
+        return Ok(backup_plan::show(&prepared, settings.format));
+    }
+    let running = Running::begin("backup", settings, loaded.as_ref(), &server, &cancel).await?;
+    let now = Clock::System.now();
+    let opened = repository::open_or_init(target.dir(), running.state_dir(), now, running.run())?;
+    if opened.is_new {
+        output::note(settings, &format!("{} was empty and is a repository now", target.label));
+    }
+    let prepared = backup::prepare(&server.name, server.client, &what, options, &cancel).await?;
+    backup_plan::refuse_unclear_names(&prepared.plan.problems)?;
+    let repository = opened.repository.clone();
+    running
+        .end(async |state, machine, context| {
+            Ok(backup::run(&prepared, repository, machine, state, context).await)
+        })
+        .await
+}

@@ -1,0 +1,55 @@
+//! `stapes init`: makes a repository.
+
+use clap::Args;
+use serde_json::json;
+use stapes_engine::clock::Clock;
+use stapes_engine::run::new_run_id;
+use stapes_engine::{ErrorKind, repository};
+
+use crate::args::Format;
+use crate::exit::Exit;
+use crate::output;
+use crate::places::PlaceArgs;
+use crate::report_error::CommandError;
+use crate::settings::{Settings, entropy, machine_identity};
+
+/// Make a repository for backups
+///
+/// Makes the directory, too. One that holds anything else is left as it is.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stapes init --target dir:/mnt/nas/incus
+  stapes init --target nas                            a name under `repositories:`")]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+pub(crate) fn run(args: &InitArgs, settings: &Settings) -> Result<Exit, CommandError> {
+    let loaded = settings.load_config_if_any()?;
+    let target = args.places.repository(loaded.as_ref())?;
+    let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
+    let now = Clock::System.now();
+    let id = new_run_id(now, &machine_identity(), entropy());
+    repository::init(target.dir(), &state_dir, now, &id).map_err(told)?;
+    let path = target.dir().display();
+    let text = match settings.format {
+        Format::Json => {
+            format!("{:#}\n", json!({ "repository": target.label, "path": path.to_string() }))
+        }
+        Format::Table | Format::Yaml => format!("{path} is a repository now\n"),
+    };
+    output::result(&text);
+    Ok(Exit::Complete)
+}
+
+/// Here it is no mistake that there is no repository, but that there is something else.
+fn told(error: stapes_engine::Error) -> CommandError {
+    let holds_others = error.kind() == ErrorKind::NoRepository;
+    let mut error = CommandError::from(error);
+    if holds_others {
+        error.exit = Exit::Failed;
+        error = error.with_help("choose an empty directory, or one that does not exist yet");
+    }
+    error
+}

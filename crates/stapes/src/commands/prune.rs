@@ -1,0 +1,193 @@
+//! `stapes prune`: removes the backups that a policy does not keep.
+
+use std::num::NonZeroU32;
+use std::path::Path;
+
+use clap::Args;
+use jiff::tz::TimeZone;
+use stapes_core::config::problem::Problem;
+use stapes_core::retention::Policy;
+use stapes_engine::clock::Clock;
+use stapes_engine::prune::{self, Prepared, Request};
+use stapes_engine::repository::{self, Use};
+use tokio_util::sync::CancellationToken;
+
+use super::resource::Resource;
+use crate::args::Format;
+use crate::confirm::confirm;
+use crate::exit::Exit;
+use crate::interrupt;
+use crate::output::{self, backup_plan, thinning};
+use crate::places::{PlaceArgs, RepositoryPlace};
+use crate::report_error::{CommandError, render_problems};
+use crate::running::Running;
+use crate::settings::{LoadedConfig, Settings};
+
+/// Remove the backups that a policy does not keep
+///
+/// Shows every backup with its verdict and asks before it removes any. The newest complete backup of
+/// an item always stays, and so does one that is damaged, until somebody has looked at it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stapes prune --keep 7 --target nas --dry-run
+  stapes prune instances web1 --policy daily=7,weekly=4,monthly=12 --target nas
+  stapes prune --target nas                           what `keep:` of the repository says
+
+`stapes policy explain` shows what a policy would keep of given points in time.")]
+pub(crate) struct PruneArgs {
+    #[command(subcommand)]
+    what: Option<Resource>,
+    /// Keep the newest N of each item
+    #[arg(long, global = true, value_name = "N", conflicts_with = "policy")]
+    keep: Option<NonZeroU32>,
+    /// Keep what this policy keeps, such as 6,1h2d,1d2w or daily=7,weekly=4 [default: `keep:` of the
+    /// repository in the configuration]
+    #[arg(long, global = true, value_name = "POLICY")]
+    policy: Option<String>,
+    /// Show what would go and why the rest stays, and change nothing
+    #[arg(long, global = true)]
+    dry_run: bool,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+impl PruneArgs {
+    fn policy(&self, target: &RepositoryPlace) -> Result<Policy, CommandError> {
+        if let Some(count) = self.keep {
+            return parsed(&format!("keep {count}"));
+        }
+        if let Some(text) = &self.policy {
+            return parsed(text);
+        }
+        target.config.keep.clone().ok_or_else(|| {
+            CommandError::usage("it is not said what is to stay").with_help(
+                "say --keep N or --policy POLICY, or give the repository a `keep:` in the configuration",
+            )
+        })
+    }
+
+    fn request(
+        &self,
+        policy: Policy,
+        loaded: Option<&LoadedConfig>,
+    ) -> Result<Request, CommandError> {
+        let what = self.what.as_ref().unwrap_or(&Resource::All);
+        Ok(Request {
+            kinds: what.kinds().to_vec(),
+            wanted: self.places.wanted(what.names())?,
+            policy,
+            now: Clock::System.now(),
+            zone: loaded.map_or(TimeZone::UTC, |loaded| loaded.config.timezone.clone()),
+        })
+    }
+}
+
+fn parsed(text: &str) -> Result<Policy, CommandError> {
+    text.parse::<Policy>().map_err(|error| {
+        let mut problem = Problem::error(error.span, error.message);
+        problem.help = error.help;
+        CommandError::usage("--policy: this is no retention policy; nothing was changed")
+            .with_drawing(render_problems(Path::new("policy"), text.to_owned(), vec![problem]))
+            .with_help("docs/retention.md explains the three spellings")
+    })
+}
+
+pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, CommandError> {
+    let loaded = settings.load_config_if_any()?;
+    let target = args.places.repository(loaded.as_ref())?;
+    let request = args.request(args.policy(&target)?, loaded.as_ref())?;
+    let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
+    if args.dry_run {
+        let opened = repository::open(target.dir(), &state_dir, Use::Shared)?;
+        let prepared = prune::prepare(&opened.repository, &request)?;
+        return show(&prepared, &request, &target, settings);
+    }
+    let server = args.places.server(settings, loaded.as_ref())?;
+    let cancel = interrupt::token();
+    let prepared = {
+        // Nobody is asked about what cannot be done now, and nobody is kept out while people think.
+        let opened = repository::open(target.dir(), &state_dir, Use::Alone)?;
+        prune::prepare(&opened.repository, &request)?
+    };
+    check(&prepared)?;
+    tell(&prepared, settings);
+    if !settings.quiet && settings.format != Format::Json {
+        output::error_part(&thinning::table(&prepared, &request.policy));
+    }
+    ask(&prepared, settings.yes, &cancel).await?;
+    let opened = repository::open(target.dir(), &state_dir, Use::Alone)?;
+    if let Some(warning) = &opened.warning {
+        output::error_line(&format!("warning: {warning}"));
+    }
+    let running = Running::begin("prune", settings, loaded.as_ref(), &server, &cancel).await?;
+    let repository = opened.repository.clone();
+    running
+        .end(async |state, machine, context| {
+            let locks = &state.locks;
+            let ran = prune::run(&prepared, &request, repository, machine, locks, context).await;
+            ran.map_err(CommandError::from)
+        })
+        .await
+}
+
+/// Prints the plan as the result; names that nothing has make it fail.
+fn show(
+    prepared: &Prepared,
+    request: &Request,
+    target: &RepositoryPlace,
+    settings: &Settings,
+) -> Result<Exit, CommandError> {
+    let text = output::listing::text(
+        settings.format,
+        || thinning::document(prepared, &target.label, &request.policy, request.now),
+        || thinning::table(prepared, &request.policy),
+    )?;
+    output::result(&text);
+    tell(prepared, settings);
+    check(prepared)?;
+    Ok(Exit::Complete)
+}
+
+/// Says what people should know beside the plan.
+fn tell(prepared: &Prepared, settings: &Settings) {
+    for text in &prepared.strange {
+        output::error_line(&format!("warning: {text}"));
+    }
+    for text in &prepared.remarks {
+        output::note(settings, text);
+    }
+}
+
+/// Refuses to remove anything while it is not clear what was meant.
+fn check(prepared: &Prepared) -> Result<(), CommandError> {
+    backup_plan::refuse_unclear_names(&prepared.problems)?;
+    let told: Vec<String> = prepared
+        .problems
+        .iter()
+        .map(|problem| format!("{}: {}", problem.label, problem.cause))
+        .collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    Err(CommandError::failed(told.join("\n       ")).with_help("nothing was changed"))
+}
+
+/// Asks about what goes.
+async fn ask(
+    prepared: &Prepared,
+    yes: bool,
+    cancel: &CancellationToken,
+) -> Result<(), CommandError> {
+    let lines = thinning::consequences(prepared);
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let asked = tokio::task::spawn_blocking(move || confirm(&lines, "Remove them?", yes));
+    tokio::select! {
+        // Ctrl-C is an answer, too; nobody waits for the line that is never typed.
+        () = cancel.cancelled() => Err(stapes_engine::Error::Interrupted.into()),
+        answer = asked => answer.unwrap_or_else(|error| {
+            Err(CommandError::failed(format!("cannot ask: {error}")))
+        }),
+    }
+}
