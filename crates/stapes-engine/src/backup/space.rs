@@ -135,7 +135,7 @@ mod tests {
         let told = enough("in the repository", 100 << 20, 1 << 30).unwrap_err();
         assert_eq!(
             told,
-            "there is not enough room in the repository: 100.0 MiB are free, and about 1.0 GiB are needed; nothing was begun"
+            "there is not enough room in the repository: 100 MiB are free, and about 1.0 GiB are needed; nothing was begun"
         );
     }
 }
