@@ -25,12 +25,14 @@ pub struct Opened {
     pub is_new: bool,
     /// Why others may not be kept from removing what is being used.
     pub warning: Option<String>,
-    _lock: Lock,
+    _lock: Option<Lock>,
 }
 
 /// How a repository is going to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
+    /// Without keeping anybody from anything: looking only.
+    Look,
     /// Beside others: reading, and adding backups.
     Shared,
     /// Alone: removing backups.
@@ -39,7 +41,7 @@ pub enum Use {
 
 /// Opens a repository that must be there.
 pub fn open(path: &Path, state_dir: &Path, purpose: Use) -> Result<Opened> {
-    let repository = Repository::open(path).map_err(|error| not_mounted(error, path, state_dir))?;
+    let repository = open_filled(path).map_err(|error| not_mounted(error, path, state_dir))?;
     remember(&repository, state_dir);
     lock(repository, false, purpose)
 }
@@ -48,7 +50,7 @@ pub fn open(path: &Path, state_dir: &Path, purpose: Use) -> Result<Opened> {
 pub fn open_or_init(path: &Path, state_dir: &Path, now: Timestamp, run: &RunId) -> Result<Opened> {
     let is_known = remembered(path, state_dir).exists();
     let opened = if is_known {
-        Repository::open(path).map(|repository| (repository, false))
+        open_filled(path).map(|repository| (repository, false))
     } else {
         let id = format!("{:016x}", fnv1a_64(format!("{run} {}", path.display()).as_bytes()));
         Repository::open_or_init(path, now, &id)
@@ -66,12 +68,26 @@ pub fn init(path: &Path, state_dir: &Path, now: Timestamp, run: &RunId) -> Resul
     Ok(())
 }
 
+/// Opens a repository that has something in it: an empty directory is one only when it is made one.
+fn open_filled(path: &Path) -> stapes_store::Result<Repository> {
+    let repository = Repository::open(path)?;
+    let is_marked = repository.id().is_some();
+    let is_own = |entry: std::fs::DirEntry| entry.file_name() != "lost+found";
+    let mut entries = std::fs::read_dir(repository.root()).into_iter().flatten().flatten();
+    if is_marked || entries.any(is_own) {
+        return Ok(repository);
+    }
+    let path = repository.root().to_owned();
+    Err(stapes_store::Error::NoRepository { path, why: "the directory is empty".to_owned() })
+}
+
 fn lock(repository: Repository, is_new: bool, purpose: Use) -> Result<Opened> {
     let lock = match purpose {
-        Use::Shared => repository.lock_shared()?,
-        Use::Alone => repository.lock_exclusive()?,
+        Use::Look => None,
+        Use::Shared => Some(repository.lock_shared()?),
+        Use::Alone => Some(repository.lock_exclusive()?),
     };
-    let warning = lock.warning().map(str::to_owned);
+    let warning = lock.as_ref().and_then(|lock| lock.warning().map(str::to_owned));
     Ok(Opened { repository: Arc::new(repository), is_new, warning, _lock: lock })
 }
 
@@ -122,4 +138,37 @@ pub(crate) fn newest(
     };
     let backups = repository.list(&filter)?.backups.into_iter();
     Ok(backups.filter(|info| info.item == *item && info.is_sound()).max_by_key(|info| info.version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn an_empty_directory_that_held_a_repository_is_not_made_one_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, disk) = (dir.path().join("state"), dir.path().join("disk"));
+        std::fs::create_dir(&disk).unwrap();
+        let now = "2026-11-21T02:30:00Z".parse().unwrap();
+        let run: RunId = "r1".parse().unwrap();
+        assert!(
+            matches!(open(&disk, &state, Use::Look), Err(error) if error.kind() == ErrorKind::NoRepository)
+        );
+        assert!(open_or_init(&disk, &state, now, &run).unwrap().is_new);
+        assert!(!open_or_init(&disk, &state, now, &run).unwrap().is_new);
+        // As when the disk is not mounted.
+        std::fs::rename(&disk, dir.path().join("elsewhere")).unwrap();
+        std::fs::create_dir(&disk).unwrap();
+        for error in [
+            open_or_init(&disk, &state, now, &run).map(drop).unwrap_err(),
+            open(&disk, &state, Use::Shared).map(drop).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::NoRepository);
+            assert!(error.help().unwrap().contains("is its disk mounted"), "{error:?}");
+        }
+        assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 0);
+        // Another state directory knows nothing of it.
+        assert!(open_or_init(&disk, &dir.path().join("other"), now, &run).unwrap().is_new);
+    }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 
-/// Protects Incus servers: snapshots and replicates instances and volumes, and thins the history.
+/// Protects Incus servers: replicates instances and volumes, backs them up, verifies and restores.
 #[derive(Debug, Parser)]
 #[command(name = "stapes", version, disable_help_subcommand = true, max_term_width = 100)]
 pub(crate) struct Cli {

@@ -249,6 +249,8 @@ fn devices_are_left_out_also_where_a_profile_brings_them() {
     assert_eq!(container["devices"], json!({ "eth0": { "type": "none" } }));
     assert_eq!(container["expanded_devices"].as_object().unwrap().len(), 2);
     assert_eq!(container["expanded_devices"]["eth0"], json!({ "type": "none" }));
+    let before = &relocated(&Relocation::default())["config"]["snapshots"];
+    assert_eq!(&index["config"]["snapshots"], before);
 }
 
 #[test]

@@ -94,7 +94,8 @@ pub(crate) async fn stage(
     on_progress: impl Fn(&Progress) + Send + Sync + 'static,
 ) -> Result<Staged, String> {
     let client = item_api::scoped(&shared.client, export.id);
-    let name = format!("{}{}", super::clone::PREFIX, shared.context.run);
+    // Incus keeps the exports of all projects in one place, by the names of their items.
+    let name = format!("{}{}.{}", super::clone::PREFIX, shared.context.run, shared.number());
     let expires = shared.context.clock.now().checked_add(STAGED_FOR);
     let expires = expires.map_or(Expiry::ServerDefault, Expiry::At);
     let request = export.request(Some(name.clone()), expires);

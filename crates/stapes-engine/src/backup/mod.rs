@@ -29,7 +29,7 @@ use stapes_core::backup::{BackupItem, Compression, ImageChoice, MethodOptions, V
 use stapes_core::config::Consistency;
 use stapes_core::event::{BackupRef, Event, ItemReport, RunReport, Subject, Work};
 use stapes_core::id::ServerName;
-use stapes_core::inventory::ServerFacts;
+use stapes_core::inventory::{ItemFacts, ServerFacts};
 use stapes_core::outcome::Outcome;
 use stapes_store::dir::Repository;
 use tokio_util::sync::CancellationToken;
@@ -249,6 +249,10 @@ async fn back_up(shared: &Shared<'_>, planned: &Planned) -> ItemReport {
             return report;
         }
     };
+    if let Some(reason) = impossible(shared, &planned.item) {
+        report.set_back(Outcome::Skipped, reason);
+        return report;
+    }
     let stored = match &planned.item {
         BackupItem::Config => config::back_up(shared, &mut report).await,
         BackupItem::Image(fingerprint) => images::back_up(shared, fingerprint, &mut report).await,
@@ -269,6 +273,17 @@ async fn back_up(shared: &Shared<'_>, planned: &Planned) -> ItemReport {
         Err(cause) => report.set_back(Outcome::Failed, cause),
     }
     report
+}
+
+/// What this server cannot do, and no other try will change.
+fn impossible(shared: &Shared<'_>, item: &BackupItem) -> Option<String> {
+    const EXPORTS_ISO: &str = "backup_iso";
+    let ItemFacts::Volume(volume) = shared.facts.items.get(item.item()?)? else { return None };
+    let cannot = volume.content_type == "iso" && !shared.about.has(EXPORTS_ISO);
+    cannot.then(|| {
+        "this server cannot export volumes of ISO images (Incus 6.0.6 and newer can); keep the file"
+            .to_owned()
+    })
 }
 
 /// The same names as replication uses: one run at a time works on an item.

@@ -84,7 +84,7 @@ pub(crate) fn describe(manifest: &mut Manifest, item: &ItemFacts, server: &Serve
             say("architecture", &instance.architecture);
             say(
                 "status",
-                match &instance.status {
+                match status_before(instance, server) {
                     InstanceStatus::Running => "running",
                     InstanceStatus::Stopped => "stopped",
                     InstanceStatus::Frozen => "frozen",
@@ -101,6 +101,15 @@ pub(crate) fn describe(manifest: &mut Manifest, item: &ItemFacts, server: &Serve
         }
     }
     manifest.snapshots = item.snapshots().iter().map(|snapshot| snapshot.name.clone()).collect();
+}
+
+/// What an instance did when the run began: it may be held at this moment, for its own backup or for
+/// that of a volume of its.
+fn status_before<'f>(instance: &'f InstanceFacts, server: &'f ServerFacts) -> &'f InstanceStatus {
+    match server.items.get(&instance.id()) {
+        Some(ItemFacts::Instance(before)) => &before.status,
+        _ => &instance.status,
+    }
 }
 
 /// What an instance needs of the server that it is restored to.

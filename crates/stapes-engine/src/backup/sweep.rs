@@ -63,7 +63,8 @@ pub(crate) async fn staged(shared: &Shared<'_>, id: &ItemId) {
         }
     };
     for backup in listed.unwrap_or_default() {
-        let Some(run) = backup.name.strip_prefix(clone::PREFIX) else { continue };
+        let Some(name) = backup.name.strip_prefix(clone::PREFIX) else { continue };
+        let run = name.split('.').next().unwrap_or(name);
         if dead(shared, run) {
             let staged = export::Staged::left(id, &backup.name);
             drop(export::unstage(&shared.client, &staged).await);

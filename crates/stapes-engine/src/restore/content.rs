@@ -16,6 +16,7 @@ use stapes_core::server_config::{ConfigKind, ServerConfig};
 use stapes_store::compress;
 use stapes_store::dir::{Manifest, StoredBackup};
 
+use super::foreign;
 use crate::archive::{ArchiveInfo, ArchiveKind, inspect_archive};
 use crate::error::chain;
 
@@ -155,7 +156,7 @@ fn instance_content(manifest: &Manifest) -> InstanceContent {
         networks: list("networks").into_iter().collect(),
         volumes: volumes.collect(),
         host_paths: list("host_paths").into_iter().collect(),
-        was_running: property(manifest, "status") == "running",
+        was_running: matches!(property(manifest, "status"), "running" | "frozen"),
     }
 }
 
@@ -163,14 +164,15 @@ fn instance_content(manifest: &Manifest) -> InstanceContent {
 pub(crate) fn documents(stored: &StoredBackup) -> Result<ServerConfig, String> {
     let mut texts = Vec::new();
     for file in stored.files() {
-        if ConfigKind::of_file(&file.name).is_none() {
-            continue;
-        }
+        let Some(kind) = ConfigKind::of_file(&file.name) else { continue };
         let mut text = Vec::new();
         let open = stored.open_file(&file.name).map_err(|error| chain(&error))?;
         open.take(MAX_DOCUMENT_BYTES)
             .read_to_end(&mut text)
             .map_err(|error| format!("cannot read {}: {error}", file.name))?;
+        if stored.layout() == Layout::IncusBackup {
+            text = foreign::document(kind, &text);
+        }
         texts.push((file.name.clone(), text));
     }
     let files = texts.iter().map(|(name, text)| (name.as_str(), text.as_slice()));

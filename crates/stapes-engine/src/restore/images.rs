@@ -15,8 +15,8 @@ use stapes_core::id::ProjectName;
 use stapes_core::outcome::Outcome;
 use stapes_core::restore::{Maps, RestoreRow};
 use stapes_store::dir::StoredBackup;
-use tokio_util::sync::CancellationToken;
 use stapes_store::tar::Holes;
+use tokio_util::sync::CancellationToken;
 
 use super::upload::{Source, upload};
 use super::{Fingerprints, Shared, Stored, item};

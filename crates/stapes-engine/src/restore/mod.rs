@@ -10,6 +10,7 @@ mod config;
 mod content;
 mod exchange;
 mod expiry;
+mod foreign;
 mod images;
 mod index;
 mod item;

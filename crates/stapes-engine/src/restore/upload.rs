@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use incus_client::Upload;
 use stapes_store::compress;
-use stapes_store::tar::{self, Holes};
+use stapes_store::tar::{self, Action, EditError, Editor, ExportRules, Holes, Member};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +88,8 @@ fn send(
     };
     match source.relocation {
         Some(relocation) => {
-            let mut editor = Relocate::new(&relocation);
+            let mut editor =
+                Guarded { inner: Relocate::new(&relocation), rules: ExportRules::new() };
             tar::rewrite_with_holes(&mut *input, writer, &mut editor, &source.holes)
                 .map_err(|error| chain(&error))?;
         }
@@ -97,6 +98,29 @@ fn send(
         }
     }
     Ok(())
+}
+
+/// Relocates an archive that keeps the rules of an export. Whoever can write to a repository can
+/// make sums fit; what breaks the rules never gets to a server as a whole.
+struct Guarded<'a> {
+    inner: Relocate<'a>,
+    rules: ExportRules,
+}
+
+impl Editor for Guarded<'_> {
+    fn member(&mut self, member: &Member) -> Result<Action, EditError> {
+        self.rules.member(member)?;
+        self.inner.member(member)
+    }
+
+    fn edit(&mut self, member: &Member, content: Vec<u8>) -> Result<Vec<u8>, EditError> {
+        self.inner.edit(member, content)
+    }
+
+    fn finish(&mut self) -> Result<(), EditError> {
+        self.rules.finish()?;
+        self.inner.finish()
+    }
 }
 
 /// Says how far the file has been read.

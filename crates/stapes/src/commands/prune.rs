@@ -98,7 +98,7 @@ pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, C
     let request = args.request(args.policy(&target)?, loaded.as_ref())?;
     let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
     if args.dry_run {
-        let opened = repository::open(target.dir(), &state_dir, Use::Shared)?;
+        let opened = repository::open(target.dir(), &state_dir, Use::Look)?;
         let prepared = prune::prepare(&opened.repository, &request)?;
         return show(&prepared, &request, &target, settings);
     }

@@ -242,7 +242,10 @@ fn preview(prepared: &Prepared) -> String {
 /// Prints the preview as the result; what is in the way makes it fail.
 fn show(prepared: &Prepared, settings: &Settings) -> Result<Exit, CommandError> {
     let text = match settings.format {
-        Format::Json => restore_plan::json(&prepared.plan, prepared.server.as_str()),
+        Format::Json => {
+            let config = prepared.config_diff();
+            restore_plan::json(&prepared.plan, prepared.server.as_str(), config.as_deref())
+        }
         Format::Table | Format::Yaml => preview(prepared),
     };
     output::result(&text);
@@ -253,7 +256,8 @@ fn show(prepared: &Prepared, settings: &Settings) -> Result<Exit, CommandError> 
 /// Refuses a restore of which not everything can be done, before anything is.
 fn check(prepared: &Prepared) -> Result<(), CommandError> {
     backup_plan::refuse_unclear_names(&prepared.problems)?;
-    if let Some(first) = prepared.plan.problems.first() {
+    // What is missing comes first: with nothing to restore, no option fits.
+    if let Some(first) = prepared.plan.problems.first().filter(|_| prepared.problems.is_empty()) {
         return Err(CommandError::usage(first.clone()).with_help("nothing was changed"));
     }
     let missing =

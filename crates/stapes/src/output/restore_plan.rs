@@ -13,7 +13,7 @@ use super::table;
 /// The preview for people.
 pub(crate) fn table(plan: &RestorePlan, server: &str) -> String {
     let mut out = String::new();
-    let headings = ["BACKUP", "VERSION", "SIZE", "ACTION", "TARGET", "STOPS AND STARTS AGAIN"];
+    let headings = ["BACKUP", "VERSION", "SIZE", "ACTION", "TARGET", "STOPS"];
     let rows: Vec<Vec<String>> = plan.rows.iter().map(row).collect();
     if !rows.is_empty() {
         let _ = writeln!(out, "restore to {server}\n");
@@ -86,7 +86,9 @@ fn totals(plan: &RestorePlan) -> String {
 }
 
 /// The preview for programs.
-pub(crate) fn json(plan: &RestorePlan, server: &str) -> String {
+///
+/// `config` says how the server's configuration differs, if it is restored.
+pub(crate) fn json(plan: &RestorePlan, server: &str, config: Option<&str>) -> String {
     let rows: Vec<Value> = plan.rows.iter().map(row_json).collect();
     let text = json!({
         "command": "restore",
@@ -94,6 +96,7 @@ pub(crate) fn json(plan: &RestorePlan, server: &str) -> String {
         "problems": plan.problems,
         "rows": rows,
         "confirm": plan.destructive(),
+        "config": config,
     });
     format!("{text:#}\n")
 }
