@@ -13,10 +13,10 @@ export RUST_TEST_THREADS ?= 4
 # The laws are tried on the same random lives each time; `make laws` tries others.
 export PROPTEST_RNG_SEED ?= 20261121
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
-UNITS = contrib/systemd/stapes-replicate@.service contrib/systemd/stapes-replicate@.timer
+UNITS = $(addprefix contrib/systemd/,stapes-replicate@.service stapes-replicate@.timer stapes-backup@.service stapes-backup@.timer)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run lint unit laws test test-incus7 cover demo picture bench-replicate install clean-lab
+.PHONY: help setup build run lint unit laws test test-incus7 cover demo picture bench-replicate bench-backup install clean-lab
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -49,14 +49,17 @@ test-incus7: ## the tests with servers again, on Incus 7.0 LTS
 cover: setup ## line coverage of the program; fails under 80 %
 	scripts/cover.sh
 
-demo: ## watch two private servers being onboarded, replicated, thinned and compared
+demo: ## watch two private servers being onboarded, replicated, backed up, restored and compared
 	demo/run.sh
 
-picture: ## make docs/replicate.svg anew from a run of the demo
-	demo/run.sh --picture docs/replicate.svg
+picture: ## make the pictures below docs anew from a run of the demo
+	demo/run.sh --picture docs
 
 bench-replicate: ## one item at a time against the default, and what it costs
 	scripts/bench-replicate.sh
+
+bench-backup: ## backup and restore side by side with incus export and import; INCUS7=1 for Incus 7.0
+	scripts/bench-backup.sh
 
 install: ## install program and systemd units below DESTDIR, PREFIX and UNITDIR
 	@test -x $(TARGET_DIR)/release/stapes || { echo 'run `make build` first' >&2; exit 1; }

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The demonstration: two private Incus servers on loopback, onboarding, replication, thinning and
-# history, a comparison of the files byte for byte, and a replica that starts.
+# history, a comparison of the files byte for byte, and a replica that starts; then a backup of the
+# whole source to a directory, a server that has lost what it had, its restore, and a comparison.
 #
-#   run.sh                  show it
-#   run.sh --picture FILE   the same, and draw its first and third run as an SVG picture
+#   run.sh                 show it
+#   run.sh --picture DIR   the same, and draw replicate.svg and backup.svg below DIR
 #
 # Needs root, Rust, and Debian 12 or 13, where it installs Incus if it is missing (scripts/setup.sh).
 # STAPES names a program to use instead of building one.
@@ -33,16 +34,18 @@ typed() {
   eval "$1"
 }
 
-# The same, on a terminal of its own, and into the picture if there is to be one.
+# The same, on a terminal of its own, and into a picture if there is to be one. Arguments: the
+# command, the name of the picture, its title, and what its moment shows; `-` for no moment.
 pictured() {
   if [[ -z $PICTURE ]]; then
     typed "$1"
     return
   fi
   printf '\n%s$ %s%s\n' "$GREEN" "$1" "$PLAIN"
-  "$ROOT/scripts/capture.py" "$PICTURE" --parts "$DIR/parts.json" --title 'Two nights, two Incus servers' \
-    --moment 'MiB/s' --columns 92 "$1"
+  "$ROOT/scripts/capture.py" "$PICTURE/$2.svg" --parts "$DIR/$2.json" --title "$3" --moment "${4/#-/no moment has this}" --columns 92 "$1"
 }
+
+night() { pictured 'stapes replicate nightly' replicate 'Two nights, two Incus servers' 'MiB/s'; }
 
 # ---------------------------------------------------------------- comparison
 
@@ -60,8 +63,8 @@ same() {
   local what=$1
   describe "$2" >"$DIR/left.txt"
   describe "$3" >"$DIR/right.txt"
-  cmp "$DIR/left.txt" "$DIR/right.txt" || die "the replica of $what differs from its source"
-  printf '%-12s %4d files and directories, %6s KiB: the same on both servers\n' "$what" \
+  cmp "$DIR/left.txt" "$DIR/right.txt" || die "the copy of $what differs from its source"
+  printf '%-12s %4d files and directories, %6s KiB: the same\n' "$what" \
     "$(find "$2" -mindepth 1 | wc -l)" "$(du -sk --apparent-size "$2" | cut -f1)"
 }
 
@@ -103,7 +106,7 @@ onboard() {
 replicate() {
   chapter "First run" "First what it would do, then it does it."
   typed "stapes replicate nightly --dry-run-copy"
-  pictured "stapes replicate nightly"
+  night
   chapter "Something changes, and only that is copied"
   typed "incus exec source:web -- sh -c 'echo changed >>/srv/index.html'"
   typed "incus exec source:db -- sh -c 'head -c 4000000 /dev/urandom >/data/log'"
@@ -111,7 +114,7 @@ replicate() {
   chapter "A third night" \
     "The source has thinned its first snapshot. A refresh would delete it on the target too, but that is to keep 3: stapes keeps it in a history project."
   typed "incus exec source:db -- sh -c 'head -c 300000000 /dev/urandom >/data/archive'"
-  pictured "stapes replicate nightly"
+  night
   chapter "Two more nights, and the history is thinned as well"
   typed "stapes replicate nightly --quiet"
   typed "stapes replicate nightly"
@@ -129,14 +132,56 @@ verify() {
   typed "incus exec target:web -- cat /srv/index.html"
 }
 
+# ---------------------------------------------------------------- the second story: a repository
+
+# What is compared later. Exports of Incus hold whole seconds, so times are rounded before.
+remember() {
+  local name
+  for name in web db mail; do incus stop -q --force "source:$name"; done
+  find "$SOURCE_POOL"/containers/{web,db,mail}/rootfs "$SOURCE_POOL/custom/default_data" \
+    -exec sh -c 'for path; do touch -hcd "$(stat -c "@%Y" "$path")" "$path"; done' sh {} +
+  mkdir "$DIR/before"
+  for name in web db mail; do cp -a --reflink=auto "$SOURCE_POOL/containers/$name/rootfs" "$DIR/before/$name"; done
+  cp -a --reflink=auto "$SOURCE_POOL/custom/default_data" "$DIR/before/data"
+  for name in web db mail; do incus start -q "source:$name"; done
+}
+
+back_up() {
+  chapter "A backup of the whole source" \
+    "Its configuration, images, volumes and instances, to a directory. The containers go on."
+  typed "export INCUS_DIR=$DIR/source/incus"
+  typed "stapes init --target dir:backups"
+  pictured 'stapes backup all --target dir:backups' backup 'A server, to a directory and back' 'MiB/s'
+  typed "find backups -name export.tar.zst -o -name volume.tar.zst"
+  chapter "Is it whole?" "Each byte is read again. Nothing of stapes is needed for that."
+  typed "stapes verify all --target dir:backups"
+  typed "(cd backups/instances/default/web/* && sha256sum -c checksums.txt)"
+}
+
+lose_and_restore() {
+  local name
+  chapter "Everything is lost"
+  typed "incus delete --force source:web source:db source:mail"
+  typed "incus storage volume delete source:local data"
+  chapter "And restored" "Here onto the same server; onto an empty one it is the same command."
+  pictured 'stapes restore all --target dir:backups --yes' backup 'A server, to a directory and back' '-'
+  printf '\n'
+  for name in web db mail; do
+    same "$name" "$DIR/before/$name" "$SOURCE_POOL/containers/$name/rootfs"
+  done
+  same local/data "$DIR/before/data" "$SOURCE_POOL/custom/default_data"
+  typed "incus start source:web && incus exec source:web -- cat /srv/index.html"
+  typed "stapes list all --target dir:backups"
+}
+
 main() {
   while (($#)); do
     case $1 in
       --picture)
-        PICTURE=$(realpath -m "${2:?--picture needs a file}")
+        PICTURE=$(realpath -e "${2:?--picture needs a directory}")
         shift
         ;;
-      *) die "unknown option $1 (known: --picture FILE)" ;;
+      *) die "unknown option $1 (known: --picture DIR)" ;;
     esac
     shift
   done
@@ -150,6 +195,9 @@ main() {
   onboard
   replicate
   verify
+  remember
+  back_up
+  lose_and_restore
 }
 
 main "$@"
