@@ -194,7 +194,7 @@ pub(crate) async fn bring_back(
     while attempt < TRIES {
         tokio::time::sleep(Duration::from_secs(u64::from(attempt))).await;
         attempt += 1;
-        let (stopping, status) = match look(client, id, restore).await {
+        let (changing, status) = match look(client, id, restore).await {
             Ok(found) => found,
             Err(error) => {
                 last = chain(&error);
@@ -204,7 +204,15 @@ pub(crate) async fn bring_back(
         let change = match (&status, restore) {
             (InstanceStatus::Frozen, _) => StateChange::Unfreeze,
             (InstanceStatus::Stopped, Restore::Running) => StateChange::Start,
-            (InstanceStatus::Running, Restore::Running) if stopping => {
+            // Two freezes at once can leave one of them waiting until the instance is frozen again.
+            (InstanceStatus::Running, Restore::Thawed) if changing => {
+                "it is still being frozen".clone_into(&mut last);
+                for change in [StateChange::Freeze, StateChange::Unfreeze] {
+                    drop(item_api::set_state(client, id, change, &never).await);
+                }
+                continue;
+            }
+            (InstanceStatus::Running, Restore::Running) if changing => {
                 "it is still being stopped".clone_into(&mut last);
                 // Its server gives up or succeeds in its own time, and only then it can be known.
                 if patience > 0 {
@@ -234,19 +242,21 @@ pub(crate) async fn bring_back(
     Err(last)
 }
 
-/// Whether a stop of ours is under way, so that «running» is about to become untrue, and the state.
-/// In this order: a stop that ends in between is seen in the state.
+/// Whether the stop or freeze that is to be undone is still under way, so that «running» is about to
+/// become untrue, and the state. In this order: one that ends in between is seen in the state.
 async fn look(
     client: &Client,
     id: &ItemId,
     restore: Restore,
 ) -> Result<(bool, InstanceStatus), incus_client::Error> {
-    let works = match restore {
-        Restore::Running => item_api::works_on(client, id).await?,
-        Restore::Thawed => Vec::new(),
+    let under_way = match restore {
+        Restore::Running => "stopping instance",
+        Restore::Thawed => "freezing instance",
     };
-    let stopping = works.iter().any(|work| work.to_lowercase().contains("stopping instance"));
-    Ok((stopping, state(client, id).await?))
+    let works = item_api::works_on(client, id).await?;
+    // From the beginning: thawing is called «unfreezing».
+    let changing = works.iter().any(|work| work.to_lowercase().starts_with(under_way));
+    Ok((changing, state(client, id).await?))
 }
 
 async fn state(client: &Client, id: &ItemId) -> Result<InstanceStatus, incus_client::Error> {

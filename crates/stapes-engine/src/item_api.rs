@@ -101,7 +101,11 @@ pub(crate) async fn set_state(
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
     let operation = scoped(client, id).set_instance_state(id.name(), change).await?;
-    done(operation, limits::QUICK, cancel).await
+    let deadline = match change {
+        StateChange::Freeze | StateChange::Unfreeze => limits::FREEZE,
+        StateChange::Start | StateChange::Stop { .. } | StateChange::ForceStop => limits::QUICK,
+    };
+    done(operation, deadline, cancel).await
 }
 
 /// Makes a snapshot that the server does not expire by itself: thinning is ours.

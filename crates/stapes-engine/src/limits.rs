@@ -8,6 +8,9 @@ use std::time::Duration;
 /// Renaming, changing configuration, starting, thawing.
 pub(crate) const QUICK: Duration = Duration::from_secs(5 * 60);
 
+/// Freezing and thawing, which take a second at most; see `docs/incus-facts.md`, section 8.
+pub(crate) const FREEZE: Duration = Duration::from_secs(10);
+
 /// Making or deleting a snapshot or clone. On a `dir` pool both move every file.
 pub(crate) const LOCAL_DATA: Duration = Duration::from_secs(6 * 3600);
 

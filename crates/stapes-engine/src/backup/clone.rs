@@ -67,10 +67,12 @@ pub(crate) async fn make(
 ) -> Result<Vec<String>, String> {
     let mut remarks = Vec::new();
     let mut held = Vec::new();
+    let users = hold.map_or_else(|| containers_of(shared, original), |(_, users)| users.clone());
+    let _turns = shared.turns.wait(&users).await;
     let taken = match hold {
         Some((how, users)) => hold_all(shared, *how, users, &mut held, &mut remarks).await,
         None => {
-            still_for_a_moment(shared, original, &mut held, &mut remarks).await;
+            still_for_a_moment(shared, &users, &mut held, &mut remarks).await;
             Ok(())
         }
     };
@@ -98,25 +100,30 @@ pub(crate) async fn make(
 /// Drivers that write changed files out one after the other before they take a snapshot.
 const ONE_FILE_AFTER_THE_OTHER: [&str; 1] = ["btrfs"];
 
-/// Freezes the containers that write to an item for the moment in which it is copied, where that
-/// moment is a long one. What cannot be frozen is copied as a power cut would leave it, and told.
-async fn still_for_a_moment(
-    shared: &Shared<'_>,
-    original: &ItemFacts,
-    held: &mut Vec<Held>,
-    remarks: &mut Vec<String>,
-) {
+/// The containers that write to an item, where the moment in which it is copied is a long one.
+fn containers_of(shared: &Shared<'_>, original: &ItemFacts) -> BTreeSet<ItemId> {
     let pool = original.pool().and_then(|pool| shared.facts.pools.get(&pool));
     if !pool.is_some_and(|pool| ONE_FILE_AFTER_THE_OTHER.contains(&pool.driver.as_str())) {
-        return;
+        return BTreeSet::new();
     }
     let mut users = active_users(original, shared.facts);
     users.retain(|id| {
         let user = shared.facts.items.get(id);
         matches!(user, Some(ItemFacts::Instance(user)) if user.kind == InstanceKind::Container)
     });
+    users
+}
+
+/// Freezes containers for the moment in which their data is copied. What cannot be frozen is copied as
+/// a power cut would leave it, and told.
+async fn still_for_a_moment(
+    shared: &Shared<'_>,
+    users: &BTreeSet<ItemId>,
+    held: &mut Vec<Held>,
+    remarks: &mut Vec<String>,
+) {
     for id in users {
-        let one = BTreeSet::from([id]);
+        let one = BTreeSet::from([id.clone()]);
         if let Err(cause) = hold_all(shared, Hold::Freeze, &one, held, remarks).await {
             remarks.push(format!(
                 "{cause}; it went on while it was copied, so its files are as a power cut would \

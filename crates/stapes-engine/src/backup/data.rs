@@ -7,14 +7,15 @@ use std::io::Write as _;
 
 use jiff::Timestamp;
 use stapes_core::backup::{BackupInfo, BackupItem, Compression, Method, Reading, Version};
-use stapes_core::event::{Event, ItemReport, Step};
+use stapes_core::event::{ItemReport, Step};
 use stapes_core::inventory::{InstanceStatus, ItemFacts};
 use stapes_core::item::ItemId;
 use stapes_store::dir::{FileRecord, NewBackup, PointInTime};
 use stapes_store::tar::Holes;
 
-use super::export::{self, Export};
-use super::pipe::{self, Edit, Stored};
+use super::export::Export;
+use super::fetch::{self, Fetch};
+use super::pipe::{Edit, Stored};
 use super::{Shared, clone, origin, record, space, sweep};
 use crate::error::chain;
 use crate::item_api;
@@ -35,7 +36,7 @@ pub(crate) async fn back_up(
     let read = item_api::read(&shared.client, id).await.map_err(|error| explained(&error))?;
     let original = read.ok_or_else(|| "it is not on the server any more".to_owned())?;
     space::check(shared, &item, &original, reading.method).await?;
-    if !is_direct(shared) {
+    if !fetch::is_direct(shared) {
         sweep::staged(shared, id).await;
     }
     let backup = begin(shared, &item, version).await?;
@@ -48,11 +49,6 @@ pub(crate) async fn back_up(
     };
     report.bytes = Some(read.stored.content_bytes);
     finish(shared, &original, version, reading, read).await
-}
-
-/// Whether the server sends exports while it makes them.
-fn is_direct(shared: &Shared<'_>) -> bool {
-    shared.about.has(export::DIRECT)
 }
 
 pub(crate) async fn begin(
@@ -94,7 +90,7 @@ struct Read {
 }
 
 impl Job<'_> {
-    async fn read_clone(mut self, report: &mut ItemReport) -> Result<Read, String> {
+    async fn read_clone(self, report: &mut ItemReport) -> Result<Read, String> {
         let shared = self.shared;
         let id = self.original.id();
         let clone = clone::identity(shared, &id, shared.number())?;
@@ -115,7 +111,7 @@ impl Job<'_> {
             let (original, snapshots) = record::of_clone(shared, &id, &clone, before).await?;
             let export = Export { id: &clone, only: false, optimized: false };
             let edit = Edit::AsOriginal(Box::new(original));
-            Ok::<_, String>((self.read(export, edit, report).await?, snapshots))
+            Ok::<_, String>((self.fetch(export, edit, report).await?, snapshots))
         };
         let stored = Box::pin(stored).await;
         if let Err(left) = clone::remove(shared, &clone).await {
@@ -126,7 +122,7 @@ impl Job<'_> {
         Ok(Read { backup: self.backup, stored, snapshots, point_in_time })
     }
 
-    async fn read_itself(mut self, report: &mut ItemReport) -> Result<Read, String> {
+    async fn read_itself(self, report: &mut ItemReport) -> Result<Read, String> {
         let shared = self.shared;
         let id = self.original.id();
         let must_stand = self.reading.method == Method::Stopped;
@@ -141,7 +137,7 @@ impl Job<'_> {
         let (only, optimized) = (shared.options.instance_only, self.reading.optimized);
         let is_tar = !file_name(&self.original, Compression::None).ends_with(".iso");
         let edit = if is_tar { Edit::Keep } else { Edit::Bytes };
-        let stored = self.read(Export { id: &id, only, optimized }, edit, report).await?;
+        let stored = self.fetch(Export { id: &id, only, optimized }, edit, report).await?;
         if must_stand && standing(shared, &self.original).await? != before {
             return Err(
                 "it was started while it was read, so its files are of different moments; \
@@ -154,88 +150,15 @@ impl Job<'_> {
         Ok(Read { backup: self.backup, stored, snapshots, point_in_time })
     }
 
-    /// Exports and stores, by way of the server's disk where it must be.
-    async fn read(
-        &mut self,
+    async fn fetch(
+        &self,
         export: Export<'_>,
         edit: Edit,
         report: &mut ItemReport,
     ) -> Result<Stored, String> {
-        let shared = self.shared;
-        let events = &shared.context.events;
-        let interrupted = || shared.context.cancel.is_cancelled();
-        if interrupted() {
-            return Err("interrupted".to_owned());
-        }
-        if is_direct(shared) {
-            return self.store(export, None, edit, report).await;
-        }
-        let (sink, item) = (events.clone(), self.item.clone());
-        let staging = async {
-            let staged = export::stage(shared, export, move |progress| {
-                sink.progress(Event::StepProgress {
-                    item: item.clone(),
-                    step: Step::Stage,
-                    bytes: progress.bytes.unwrap_or_default(),
-                    bytes_per_second: progress.bytes_per_second,
-                });
-            });
-            Ok((staged.await?, None))
-        };
-        let elapsed = &mut report.elapsed;
-        let staged = step(events, &self.item, Step::Stage, elapsed, Box::pin(staging)).await?;
-        let stored = if interrupted() {
-            Err("interrupted".to_owned())
-        } else {
-            self.store(export, Some(&staged), edit, report).await
-        };
-        if let Err(left) = export::unstage(&shared.client, &staged).await {
-            report.remark(left);
-        }
-        stored
-    }
-
-    async fn store(
-        &mut self,
-        export: Export<'_>,
-        staged: Option<&export::Staged>,
-        edit: Edit,
-        report: &mut ItemReport,
-    ) -> Result<Stored, String> {
-        let shared = self.shared;
-        let compression = shared.options.compression;
-        let name = file_name(&self.original, compression);
-        let file = self.backup.file(&name).map_err(|error| chain(&error))?;
-        let (events, item) = (shared.context.events.clone(), self.item.clone());
-        let storing = async {
-            let download = match staged {
-                Some(staged) => export::download(&shared.client, staged).await?,
-                None => export::stream(&shared.client, export).await?,
-            };
-            let progress = |bytes| {
-                events.progress(Event::StepProgress {
-                    item: item.clone(),
-                    step: Step::Store,
-                    bytes,
-                    bytes_per_second: None,
-                });
-            };
-            let cancel = &shared.context.cancel;
-            let stored =
-                pipe::store(download.into_stream(), file, compression, edit, cancel, progress)
-                    .await;
-            let stored = match stored {
-                Ok(stored) => stored,
-                Err(cause) if staged.is_none() => {
-                    return Err(export::with_reason(&shared.client, export, cause).await);
-                }
-                Err(cause) => return Err(cause),
-            };
-            let bytes = stored.content_bytes;
-            Ok((stored, Some(bytes)))
-        };
-        let elapsed = &mut report.elapsed;
-        step(&shared.context.events, &self.item, Step::Store, elapsed, Box::pin(storing)).await
+        let name = file_name(&self.original, self.shared.options.compression);
+        let (shared, item, backup) = (self.shared, &self.item, &self.backup);
+        Box::pin(Fetch { shared, item, backup, name }.fetch(export, edit, report)).await
     }
 }
 

@@ -28,6 +28,17 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
+    /// One that this run is about to make.
+    pub(crate) fn new(shared: &Shared<'_>, id: &ItemId) -> Self {
+        // Incus keeps the exports of all projects in one place, by the names of their items.
+        let name = format!("{}{}.{}", super::clone::PREFIX, shared.context.run, shared.number());
+        Self { id: id.clone(), name }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// One that a dead run left.
     pub(crate) fn left(id: &ItemId, name: &str) -> Self {
         Self { id: id.clone(), name: name.to_owned() }
@@ -87,18 +98,17 @@ pub(crate) async fn with_reason(client: &Client, export: Export<'_>, cause: Stri
     }
 }
 
-/// Has the server write an export to its disk.
+/// Has the server write an export to its disk; whatever comes of it, it is to be removed.
 pub(crate) async fn stage(
     shared: &Shared<'_>,
     export: Export<'_>,
+    staged: &Staged,
     on_progress: impl Fn(&Progress) + Send + Sync + 'static,
-) -> Result<Staged, String> {
+) -> Result<(), String> {
     let client = item_api::scoped(&shared.client, export.id);
-    // Incus keeps the exports of all projects in one place, by the names of their items.
-    let name = format!("{}{}.{}", super::clone::PREFIX, shared.context.run, shared.number());
     let expires = shared.context.clock.now().checked_add(STAGED_FOR);
     let expires = expires.map_or(Expiry::ServerDefault, Expiry::At);
-    let request = export.request(Some(name.clone()), expires);
+    let request = export.request(Some(staged.name.clone()), expires);
     let started = match export.id {
         ItemId::Instance { name, .. } => {
             client.create_instance_backup(name.as_str(), &request).await
@@ -108,19 +118,9 @@ pub(crate) async fn stage(
         }
     };
     let mut operation = started.map_err(|error| explained(&error))?;
-    let staged = Staged { id: export.id.clone(), name };
     // Incus cannot cancel this: it is waited for, and then removed.
     let options = WaitOptions::default().deadline(limits::LOCAL_DATA).on_progress(on_progress);
-    match operation.wait(&options).await {
-        Ok(_) => Ok(staged),
-        Err(error) => {
-            let cause = explained(&error);
-            match unstage(&shared.client, &staged).await {
-                Ok(()) => Err(cause),
-                Err(left) => Err(format!("{cause}; {left}")),
-            }
-        }
-    }
+    operation.wait(&options).await.map(drop).map_err(|error| explained(&error))
 }
 
 /// Begins the download of a staged export.

@@ -170,7 +170,7 @@ async fn store(
         let name = format!("{stem}{}", suffix(part.file_name(), part.kind()));
         let file = backup.file(&name).map_err(|error| chain(&error))?;
         let hash = &mut hash;
-        let stream = async_stream(&mut part, hash);
+        let stream = Box::pin(async_stream(&mut part, hash));
         let cancel = &shared.context.cancel;
         let stored =
             pipe::store(stream, file, Compression::None, Edit::Bytes, cancel, |_| {}).await?;
@@ -184,13 +184,13 @@ async fn store(
 fn async_stream<'a>(
     part: &'a mut ImagePart<'a>,
     hash: &'a mut Sha256,
-) -> impl Stream<Item = incus_client::Result<Bytes>> + use<'a> {
+) -> impl Stream<Item = Result<Bytes, String>> + use<'a> {
     stream::unfold((part, hash), |(part, hash)| async move {
         let chunk = part.chunk().await.transpose()?;
         if let Ok(bytes) = &chunk {
             hash.update(bytes);
         }
-        Some((chunk, (part, hash)))
+        Some((pipe::told(chunk), (part, hash)))
     })
 }
 

@@ -10,13 +10,16 @@ mod clone;
 mod config;
 pub(crate) mod data;
 mod export;
+mod fetch;
 pub(crate) mod images;
 mod origin;
 mod pipe;
 mod plan;
 mod record;
 mod space;
+mod spool;
 mod sweep;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -151,6 +154,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) context: &'a RunContext,
     pub(crate) state: &'a State,
     pub(crate) machine: &'a str,
+    pub(crate) turns: turns::Turns,
     next: AtomicUsize,
 }
 
@@ -186,6 +190,7 @@ pub async fn run(
         context,
         state,
         machine,
+        turns: turns::Turns::default(),
         next: AtomicUsize::new(1),
     };
     let work = Work::Command("backup");

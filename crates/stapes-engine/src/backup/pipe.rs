@@ -6,6 +6,7 @@
 //! size of anything. A cut anywhere leaves an unfinished file of an unpublished backup.
 
 use std::io::{self, Read, Write};
+use std::pin::Pin;
 use std::sync::mpsc as blocking;
 use std::time::Instant;
 
@@ -48,9 +49,17 @@ pub(crate) struct Stored {
     pub(crate) holes: Holes,
 }
 
+/// What comes from a server, or why it does not come any more.
+pub(crate) type Pieces<'a> = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send + 'a>>;
+
+/// A piece with its error in words.
+pub(crate) fn told(piece: incus_client::Result<Bytes>) -> Result<Bytes, String> {
+    piece.map_err(|error| chain(&error))
+}
+
 /// Stores an export.
 pub(crate) async fn store(
-    stream: impl Stream<Item = incus_client::Result<Bytes>>,
+    mut stream: Pieces<'_>,
     file: FileWriter,
     compression: Compression,
     edit: Edit,
@@ -61,7 +70,6 @@ pub(crate) async fn store(
     let worker = tokio::task::spawn_blocking(move || {
         work(ChannelReader::new(incoming), file, compression, edit)
     });
-    let mut stream = std::pin::pin!(stream);
     let mut content_bytes = 0_u64;
     let mut last = Instant::now();
     let fetched = loop {
@@ -82,7 +90,7 @@ pub(crate) async fn store(
                 }
             }
             None => break Ok(()),
-            Some(Err(error)) => break Err(chain(&error)),
+            Some(Err(cause)) => break Err(cause),
         }
     };
     if let Err(cause) = &fetched {

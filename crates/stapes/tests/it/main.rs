@@ -5,6 +5,18 @@
 //! With `STAPES_TEST_INCUS=7` in the environment the servers are Incus 7.
 
 #[cfg(test)]
+mod backup_archive;
+#[cfg(test)]
+mod backup_consistency;
+#[cfg(test)]
+mod backup_faults;
+#[cfg(test)]
+mod backup_killed;
+#[cfg(test)]
+mod backup_kinds;
+#[cfg(test)]
+mod backup_lab;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod content;
@@ -23,6 +35,8 @@ mod killed;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]
+mod listing;
+#[cfg(test)]
 mod locks;
 #[cfg(test)]
 mod modes;
@@ -35,7 +49,25 @@ mod output;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
+mod prune;
+#[cfg(test)]
 mod replica;
+#[cfg(test)]
+mod restore_archive;
+#[cfg(test)]
+mod restore_beside;
+#[cfg(test)]
+mod restore_config;
+#[cfg(test)]
+mod restore_cycle;
+#[cfg(test)]
+mod restore_input;
+#[cfg(test)]
+mod restore_killed;
+#[cfg(test)]
+mod restore_lab;
+#[cfg(test)]
+mod restore_replace;
 #[cfg(test)]
 mod restricted;
 #[cfg(test)]
@@ -44,5 +76,9 @@ mod retention;
 mod rig;
 #[cfg(test)]
 mod selection;
+#[cfg(test)]
+mod shelf;
+#[cfg(test)]
+mod verify;
 #[cfg(test)]
 mod volumes;
