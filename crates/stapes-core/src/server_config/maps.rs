@@ -86,7 +86,7 @@ impl Maps {
     ///
     /// # Errors
     /// The first name that the backup does not have, or that cannot be a name, or that two would
-    /// share. Two pools or networks may become one that the new server has; see [`apply`](Self::apply).
+    /// share. Two pools or networks may become one that the new server has; what is there then stays as it is.
     pub fn check(&self, backup: &ServerConfig) -> Result<(), MapError> {
         for (kind, document, map) in self.each() {
             let objects = backup.objects(document);
