@@ -253,7 +253,11 @@ async fn look(
         Restore::Running => "stopping instance",
         Restore::Thawed => "freezing instance",
     };
-    let works = item_api::works_on(client, id).await?;
+    let works = match (item_api::works_on(client, id).await, restore) {
+        // What may be frozen is thawed rather than left, whatever else is unknown.
+        (Err(_), Restore::Thawed) => Vec::new(),
+        (works, _) => works?,
+    };
     // From the beginning: thawing is called «unfreezing».
     let changing = works.iter().any(|work| work.to_lowercase().starts_with(under_way));
     Ok((changing, state(client, id).await?))
