@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use stapes_core::event::ItemReport;
 use stapes_core::hash::fnv1a_64;
+use stapes_core::outcome::Outcome;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::files;
 
 /// Who holds a lock, as the lock file says.
@@ -65,6 +67,31 @@ impl Locks {
     /// [`Error::Locked`] when another process (or another run of this one) holds it.
     pub fn take(&self, what: &str, owner: &Holder) -> Result<Lock> {
         take_file(&self.dir.join(file_name(what)), what, owner)
+    }
+
+    /// Takes the lock of an item for a run, or says in its report why the run leaves it.
+    ///
+    /// `fingerprint` is that of its server's certificate: a server may have another name in another
+    /// configuration.
+    pub(crate) fn take_item(
+        &self,
+        item: &dyn fmt::Display,
+        fingerprint: &str,
+        owner: &Holder,
+        report: &mut ItemReport,
+    ) -> Option<Lock> {
+        let short = fingerprint.get(..12).unwrap_or(fingerprint);
+        match self.take(&format!("{item} on the server with certificate {short}"), owner) {
+            Ok(lock) => Some(lock),
+            Err(error @ Error::Locked { .. }) => {
+                report.set_back(Outcome::Skipped, format!("{error}; it was left to that run"));
+                None
+            }
+            Err(error) => {
+                report.set_back(Outcome::Failed, chain(&error));
+                None
+            }
+        }
     }
 
     /// Takes a lock whose name nobody has used before or will use again, such as that of a run.

@@ -116,16 +116,7 @@ pub async fn run(
         context.events.emit(Event::ItemFinished(report.clone())).await;
         items.push(report);
     }
-    let interrupted = context.cancel.is_cancelled();
-    let outcome = if interrupted {
-        Outcome::Failed
-    } else {
-        Outcome::of_run(items.iter().map(|item| item.outcome))
-    };
-    let elapsed = began.elapsed();
-    let report = RunReport { work, outcome, cause: None, items, elapsed, interrupted };
-    context.events.emit(Event::RunFinished(report.clone())).await;
-    Ok(report)
+    Ok(context.finish(work, items, began).await)
 }
 
 /// What both decisions let go: a backup that came in between was not confirmed, and one that has

@@ -1,10 +1,13 @@
 //! What every run has: an id, a clock, a token to end it, and a place for events.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use jiff::Timestamp;
+use stapes_core::event::{Event, ItemReport, RunReport, Work};
 use stapes_core::hash::fnv1a_32;
 use stapes_core::id::RunId;
+use stapes_core::outcome::Outcome;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -49,6 +52,27 @@ pub struct RunContext {
     pub cancel: CancellationToken,
     /// Where to say what happens.
     pub events: Events,
+}
+
+impl RunContext {
+    /// Ends a run that got to its items: says how it ended, and returns that.
+    pub(crate) async fn finish(
+        &self,
+        work: Work,
+        items: Vec<ItemReport>,
+        began: Instant,
+    ) -> RunReport {
+        let interrupted = self.cancel.is_cancelled();
+        let outcome = if interrupted {
+            Outcome::Failed
+        } else {
+            Outcome::of_run(items.iter().map(|item| item.outcome))
+        };
+        let elapsed = began.elapsed();
+        let report = RunReport { work, outcome, cause: None, items, elapsed, interrupted };
+        self.events.emit(Event::RunFinished(report.clone())).await;
+        report
+    }
 }
 
 /// A run that is known to be alive as long as this is held.

@@ -192,16 +192,7 @@ pub async fn run(
         .await;
     verified.sort_by(|a, b| a.0.cmp(&b.0));
     items.extend(verified.into_iter().flat_map(|(_, reports)| reports));
-    let interrupted = context.cancel.is_cancelled();
-    let outcome = if interrupted {
-        Outcome::Failed
-    } else {
-        Outcome::of_run(items.iter().map(|item| item.outcome))
-    };
-    let elapsed = began.elapsed();
-    let report = RunReport { work, outcome, cause: None, items, elapsed, interrupted };
-    context.events.emit(Event::RunFinished(report.clone())).await;
-    report
+    context.finish(work, items, began).await
 }
 
 /// Reports of what was asked for, or found, and is no backup.

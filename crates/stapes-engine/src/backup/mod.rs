@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 pub use plan::{Plan, Planned};
 
 use crate::connect;
-use crate::error::{Error, Result, chain};
+use crate::error::{Error, Result};
 use crate::gather::gather;
 use crate::lock::Holder;
 use crate::run::{RunContext, State};
@@ -159,6 +159,16 @@ pub(crate) struct Shared<'a> {
 }
 
 impl Shared<'_> {
+    /// This run as the holder of locks.
+    fn owner(&self) -> Holder {
+        Holder {
+            pid: std::process::id(),
+            run: self.context.run.to_string(),
+            doing: "backup".to_owned(),
+            since: self.context.clock.now(),
+        }
+    }
+
     /// A number that no other copy of this run has.
     pub(crate) fn number(&self) -> usize {
         self.next.fetch_add(1, Ordering::Relaxed)
@@ -224,16 +234,7 @@ pub async fn run(
         context.events.emit(Event::ItemFinished(report.clone())).await;
     }
     items.extend(made.into_iter().map(|(_, report)| report));
-    let interrupted = context.cancel.is_cancelled();
-    let outcome = if interrupted {
-        Outcome::Failed
-    } else {
-        Outcome::of_run(items.iter().map(|item| item.outcome))
-    };
-    let elapsed = began.elapsed();
-    let report = RunReport { work, outcome, cause: None, items, elapsed, interrupted };
-    context.events.emit(Event::RunFinished(report.clone())).await;
-    report
+    context.finish(work, items, began).await
 }
 
 /// One item, from its lock to its report.
@@ -243,16 +244,11 @@ async fn back_up(shared: &Shared<'_>, planned: &Planned) -> ItemReport {
         report.set_back(Outcome::Skipped, "interrupted before its turn");
         return report;
     }
-    let _lock = match lock(shared, &planned.item) {
-        Ok(lock) => lock,
-        Err(error @ Error::Locked { .. }) => {
-            report.set_back(Outcome::Skipped, format!("{error}; it was left to that run"));
-            return report;
-        }
-        Err(error) => {
-            report.set_back(Outcome::Failed, chain(&error));
-            return report;
-        }
+    let owner = shared.owner();
+    let (locks, fingerprint) = (&shared.state.locks, &shared.facts.fingerprint);
+    // The same lock for whatever works on an item: one run at a time.
+    let Some(_lock) = locks.take_item(&planned.item, fingerprint, &owner, &mut report) else {
+        return report;
     };
     if let Some(reason) = impossible(shared, &planned.item) {
         report.set_back(Outcome::Skipped, reason);
@@ -289,17 +285,4 @@ fn impossible(shared: &Shared<'_>, item: &BackupItem) -> Option<String> {
         "this server cannot export volumes of ISO images (Incus 6.0.6 and newer can); keep the file"
             .to_owned()
     })
-}
-
-/// The same names as replication uses: one run at a time works on an item.
-fn lock(shared: &Shared<'_>, item: &BackupItem) -> Result<crate::lock::Lock> {
-    let fingerprint = &shared.facts.fingerprint;
-    let short = fingerprint.get(..12).unwrap_or(fingerprint);
-    let owner = Holder {
-        pid: std::process::id(),
-        run: shared.context.run.to_string(),
-        doing: "backup".to_owned(),
-        since: shared.context.clock.now(),
-    };
-    shared.state.locks.take(&format!("{item} on the server with certificate {short}"), &owner)
 }

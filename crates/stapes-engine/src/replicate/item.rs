@@ -11,7 +11,6 @@ use stapes_core::replicate::marks::HistoryClone;
 use stapes_core::replicate::plan::{ItemPlan, history_of};
 
 use super::{Endpoint, Shared};
-use crate::error::{Error, chain};
 use crate::lock::{Holder, Lock};
 use crate::steps;
 
@@ -45,17 +44,8 @@ impl ItemRun {
             _lock: None,
         };
         let fingerprint = &shared.prepared.source.facts.fingerprint;
-        // Not by the configured name: another job may know the same server by another one.
-        let short = fingerprint.get(..12).unwrap_or(fingerprint);
-        let what = format!("{} on the server with certificate {short}", plan.id);
-        let owner = holder(shared);
-        match shared.state.locks.take(&what, &owner) {
-            Ok(lock) => item._lock = Some(lock),
-            Err(error @ Error::Locked { .. }) => {
-                item.report.set_back(Outcome::Skipped, format!("{error}; it was left to that run"));
-            }
-            Err(error) => item.report.set_back(Outcome::Failed, chain(&error)),
-        }
+        let locks = &shared.state.locks;
+        item._lock = locks.take_item(&plan.id, fingerprint, &holder(shared), &mut item.report);
         item
     }
 

@@ -237,22 +237,7 @@ pub async fn run(prepared: &Prepared<'_>, state: &State, context: &RunContext) -
     sweep::sweep(&shared).await;
     let items = phases(&shared).await;
     let items = report_items(&shared, items).await;
-    let interrupted = context.cancel.is_cancelled();
-    let outcome = if interrupted {
-        Outcome::Failed
-    } else {
-        Outcome::of_run(items.iter().map(|item| item.outcome))
-    };
-    let report = RunReport {
-        work: Work::Job(job.name.clone()),
-        outcome,
-        cause: None,
-        items,
-        elapsed: began.elapsed(),
-        interrupted,
-    };
-    context.events.emit(Event::RunFinished(report.clone())).await;
-    report
+    context.finish(Work::Job(job.name.clone()), items, began).await
 }
 
 async fn phases(shared: &Shared<'_>) -> Vec<ItemRun> {

@@ -45,7 +45,7 @@ use crate::clock::Clock;
 use crate::connect;
 use crate::error::{Error, Result, chain};
 use crate::gather::gather;
-use crate::lock::{Holder, Lock};
+use crate::lock::Holder;
 use crate::run::{RunContext, State};
 use config::ConfigRestore;
 
@@ -256,6 +256,16 @@ pub(crate) struct Shared<'a> {
 }
 
 impl Shared<'_> {
+    /// This run as the holder of locks.
+    fn owner(&self) -> Holder {
+        Holder {
+            pid: std::process::id(),
+            run: self.context.run.to_string(),
+            doing: "restore".to_owned(),
+            since: self.context.clock.now(),
+        }
+    }
+
     /// A name that nothing else of this run has.
     pub(crate) fn name(&self) -> String {
         let run = self.context.run.as_str();
@@ -308,16 +318,7 @@ pub async fn run(prepared: &Prepared, state: &State, context: &RunContext) -> Ru
         restored.sort_by(|a, b| a.0.cmp(&b.0));
         items.extend(restored.into_iter().map(|(_, report)| report));
     }
-    let interrupted = context.cancel.is_cancelled();
-    let outcome = if interrupted {
-        Outcome::Failed
-    } else {
-        Outcome::of_run(items.iter().map(|item| item.outcome))
-    };
-    let elapsed = began.elapsed();
-    let report = RunReport { work, outcome, cause: None, items, elapsed, interrupted };
-    context.events.emit(Event::RunFinished(report.clone())).await;
-    report
+    context.finish(work, items, began).await
 }
 
 /// One row, from its lock to its report.
@@ -336,16 +337,11 @@ async fn restore(shared: &Shared<'_>, row: &RestoreRow) -> ItemReport {
         report.set_back(Outcome::Skipped, "interrupted before its turn");
         return report;
     }
-    let _lock = match lock(shared, &row.target) {
-        Ok(lock) => lock,
-        Err(error @ Error::Locked { .. }) => {
-            report.set_back(Outcome::Skipped, format!("{error}; it was left to that run"));
-            return report;
-        }
-        Err(error) => {
-            report.set_back(Outcome::Failed, chain(&error));
-            return report;
-        }
+    let owner = shared.owner();
+    let (locks, fingerprint) = (&shared.state.locks, &shared.facts.fingerprint);
+    // The same lock for whatever works on an item: one run at a time.
+    let Some(_lock) = locks.take_item(&row.target, fingerprint, &owner, &mut report) else {
+        return report;
     };
     let stored_bytes = Some(row.info.stored_bytes);
     report.backup = Some(BackupRef { version: row.info.version, stored_bytes });
@@ -363,19 +359,6 @@ async fn restore(shared: &Shared<'_>, row: &RestoreRow) -> ItemReport {
         report.set_back(Outcome::Failed, cause);
     }
     report
-}
-
-/// The same names as replication and backup use: one run at a time works on an item.
-fn lock(shared: &Shared<'_>, item: &BackupItem) -> Result<Lock> {
-    let fingerprint = &shared.facts.fingerprint;
-    let short = fingerprint.get(..12).unwrap_or(fingerprint);
-    let owner = Holder {
-        pid: std::process::id(),
-        run: shared.context.run.to_string(),
-        doing: "restore".to_owned(),
-        since: shared.context.clock.now(),
-    };
-    shared.state.locks.take(&format!("{item} on the server with certificate {short}"), &owner)
 }
 
 /// Fingerprints of images.
