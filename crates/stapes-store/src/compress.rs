@@ -1,9 +1,12 @@
 //! Compression of the files of a backup, while they flow.
 //!
 //! [`Encoder`] writes one of the formats that a person can ask for, [`decoder`] reads all of them by
-//! their first bytes, whatever the name of the file says. Both run on the caller's thread, and their
-//! memory does not depend on the data: the largest that [`decoder`] accepts is said at its limits.
+//! their first bytes, whatever the name of the file says. zstd is packed by threads of its own,
+//! everything else runs on the caller's thread. Memory does not depend on the data: the largest that
+//! [`decoder`] accepts is said at its limits.
 //! How much comes out of a few bytes is not limited here; whoever keeps the output must do that.
+
+mod frames;
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read, Write};
 
@@ -14,6 +17,7 @@ use liblzma::stream::{CONCATENATED, Check, Filters, LzmaOptions, Stream};
 use liblzma::write::XzEncoder;
 use stapes_core::backup::Compression;
 
+use self::frames::Frames;
 use crate::error::{Error, Result};
 
 /// The level at which compression costs the least of what it saves: packing 600 MB of programs,
@@ -47,7 +51,7 @@ pub struct Encoder<W: Write> {
 }
 
 enum Inner<W: Write> {
-    Zstd(zstd::stream::write::Encoder<'static, W>),
+    Zstd(Frames<W>),
     Gzip(GzEncoder<W>),
     Xz(XzEncoder<W>),
     None(W),
@@ -60,7 +64,7 @@ impl<W: Write> Encoder<W> {
     /// If there is no memory for the compressor.
     pub fn new(writer: W, compression: Compression) -> Result<Self> {
         let inner = match compression {
-            Compression::Zstd => Inner::Zstd(zstd_encoder(writer).map_err(set_up("zstd"))?),
+            Compression::Zstd => Inner::Zstd(Frames::new(writer, ZSTD_LEVEL)),
             Compression::Gzip => {
                 Inner::Gzip(GzEncoder::new(writer, flate2::Compression::new(GZIP_LEVEL)))
             }
@@ -125,13 +129,6 @@ fn set_up(format: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Compression { doing, source }
 }
 
-fn zstd_encoder<W: Write>(writer: W) -> io::Result<zstd::stream::write::Encoder<'static, W>> {
-    let mut encoder = zstd::stream::write::Encoder::new(writer, ZSTD_LEVEL)?;
-    // Four bytes a file, so that `zstd -t` alone finds a damaged archive.
-    encoder.include_checksum(true)?;
-    Ok(encoder)
-}
-
 fn xz_stream() -> std::result::Result<Stream, liblzma::stream::Error> {
     let mut options = LzmaOptions::new_preset(XZ_LEVEL)?;
     options.dict_size(XZ_DICTIONARY_BYTES);
@@ -152,8 +149,9 @@ pub fn detect(first: &[u8]) -> Compression {
 
 /// Unpacks a stream by its first bytes; what is not compressed passes as it is.
 ///
-/// Several members or frames in a row are one stream. A stream that is cut, or followed by something
-/// else, ends with an error and never like a whole one.
+/// Several members or frames in a row are one stream. One that is cut within a member, or followed by
+/// something else, ends with an error and never like a whole one; a cut between two members is seen by
+/// the size and sum that the manifest has, and by whoever reads the archive to its end.
 ///
 /// # Errors
 /// If the first bytes cannot be read or there is no memory. The reader itself fails with

@@ -143,3 +143,50 @@ proptest! {
         drop(io::copy(&mut limited, &mut io::sink()));
     }
 }
+
+#[test]
+fn frames_of_several_threads_are_one_stream_in_order() {
+    // Some frames, and one that is not full, or just full.
+    for length in [5_000_000, 8 * (512 << 10), (512 << 10) + 1] {
+        let content = mixed(length);
+        let mut encoder = Encoder::new(Vec::new(), Compression::Zstd).unwrap();
+        for part in content.chunks(70_001) {
+            encoder.write_all(part).unwrap();
+        }
+        let bytes = encoder.finish().unwrap();
+        assert!(bytes.len() < length * 9 / 10, "{length}");
+        assert!(unpacked(bytes).unwrap() == content, "{length}");
+    }
+}
+
+#[test]
+fn a_flush_hands_on_everything_that_was_written() {
+    let content = mixed(1_300_000);
+    let mut encoder = Encoder::new(Vec::new(), Compression::Zstd).unwrap();
+    encoder.write_all(&content).unwrap();
+    encoder.flush().unwrap();
+    assert!(unpacked(encoder.get_ref().clone()).unwrap() == content);
+    encoder.write_all(b"more").unwrap();
+    let mut expected = content;
+    expected.extend(b"more");
+    assert!(unpacked(encoder.finish().unwrap()).unwrap() == expected);
+}
+
+#[test]
+fn a_writer_that_fails_ends_it_at_once_and_nothing_hangs() {
+    struct Full(usize);
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let content = mixed(8_000_000);
+    let mut encoder = Encoder::new(Full(1_000_000), Compression::Zstd).unwrap();
+    let error = encoder.write_all(&content).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert!(encoder.finish().is_err());
+}
