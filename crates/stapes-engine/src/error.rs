@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use stapes_core::id::ServerName;
 
 use crate::lock::Holder;
+use crate::repository::User;
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -78,8 +79,8 @@ pub enum Error {
     Repository {
         /// Why.
         source: stapes_store::Error,
-        /// Whether there was one at that place in an earlier run.
-        was_there: bool,
+        /// What is known about that besides.
+        trouble: Trouble,
     },
     /// What is to be restored cannot be used; nothing was changed.
     #[error("{message}")]
@@ -94,8 +95,21 @@ pub enum Error {
 
 impl From<stapes_store::Error> for Error {
     fn from(source: stapes_store::Error) -> Self {
-        Self::Repository { source, was_there: false }
+        Self::Repository { source, trouble: Trouble::None }
     }
+}
+
+/// What the advice about a repository that cannot be used depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing more is known.
+    None,
+    /// There was one at that place in an earlier run.
+    WasThere,
+    /// Other things are at that place.
+    HoldsOthers,
+    /// Others use it, as far as they could leave their names.
+    UsedBy(Vec<User>),
 }
 
 /// What kind of error this is, for exit codes and retries.
@@ -137,9 +151,11 @@ impl Error {
         match self {
             Self::Incus { source, .. } => crate::connect::advice(source),
             Self::Onboard { help, .. } => Some(help.clone()),
-            Self::Repository { was_there: true, .. } => Some(
+            Self::Repository { trouble: Trouble::WasThere, .. } => Some(
                 "there was a repository here in an earlier run: is its disk mounted?".to_owned(),
             ),
+            Self::Repository { trouble: Trouble::HoldsOthers, .. } => Some(OTHER_PLACE.to_owned()),
+            Self::Repository { trouble: Trouble::UsedBy(users), .. } => Some(wait_for(users)),
             Self::Repository { source, .. }
                 if source.kind() == stapes_store::ErrorKind::NoRepository =>
             {
@@ -173,6 +189,18 @@ impl Error {
     ) -> impl FnOnce(incus_client::Error) -> Self {
         let (action, server) = (action.into(), server.clone());
         move |source| Self::Incus { action, server, source }
+    }
+}
+
+/// Where a repository can be made.
+const OTHER_PLACE: &str = "choose an empty directory, or one that does not exist yet";
+
+fn wait_for(users: &[User]) -> String {
+    let names: Vec<String> = users.iter().map(User::to_string).collect();
+    match names.len() {
+        0 => "wait for it to end".to_owned(),
+        1 => format!("{} uses it; wait for it to end", names.join("")),
+        _ => format!("{} use it; wait for them to end", names.join(", ")),
     }
 }
 

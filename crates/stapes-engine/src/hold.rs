@@ -4,6 +4,7 @@
 //! with it as it was; [`release`] is called on every way out. If neither comes to pass because the
 //! process or the machine died, `recover.rs` finishes it at the next start.
 
+use std::fmt;
 use std::time::Duration;
 
 use incus_client::Client;
@@ -57,6 +58,35 @@ impl Held {
     }
 }
 
+/// Why an instance is not held. It is as it was before, unless the text says otherwise.
+///
+/// What to do about it depends on the command: whoever asked for the hold says that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotHeld {
+    cause: String,
+    is_too_slow: bool,
+}
+
+impl NotHeld {
+    /// The cause, with advice if it only took too long.
+    pub(crate) fn or_wait_longer(self, advice: &str) -> String {
+        let Self { cause, is_too_slow } = self;
+        if is_too_slow { format!("{cause}. {advice}") } else { cause }
+    }
+}
+
+impl fmt::Display for NotHeld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)
+    }
+}
+
+impl From<String> for NotHeld {
+    fn from(cause: String) -> Self {
+        Self { cause, is_too_slow: false }
+    }
+}
+
 /// Whether an instance runs at this moment: since the run was planned, its owner may have started or
 /// stopped it.
 pub(crate) async fn is_running(target: &Target<'_>) -> Result<bool, String> {
@@ -73,7 +103,7 @@ pub(crate) async fn hold(
     how: How,
     journal: &Journal,
     context: &RunContext,
-) -> Result<Held, String> {
+) -> Result<Held, NotHeld> {
     let intent = Intent {
         server: target.server.clone(),
         fingerprint: target.fingerprint.to_owned(),
@@ -91,7 +121,7 @@ pub(crate) async fn hold(
     let changed = match how {
         How::Stop => stop(target, &id, &context.cancel).await,
         How::Kill => kill(target, &id, &context.cancel).await,
-        How::Freeze => freeze(target.client, &id, &context.cancel).await,
+        How::Freeze => freeze(target.client, &id, &context.cancel).await.map_err(NotHeld::from),
     };
     let held = |doubt, entry| Held { id: id.clone(), how, doubt, entry };
     match changed {
@@ -100,7 +130,7 @@ pub(crate) async fn hold(
             // The server may have got further than its answer says.
             match release(target.client, held(None, entry)).await {
                 Ok(()) => Err(cause),
-                Err(again) => Err(format!("{cause}; and bringing it back failed: {again}")),
+                Err(again) => Err(format!("{cause}; and bringing it back failed: {again}").into()),
             }
         }
     }
@@ -110,15 +140,20 @@ async fn stop(
     target: &Target<'_>,
     id: &ItemId,
     cancel: &CancellationToken,
-) -> Result<Option<String>, String> {
+) -> Result<Option<String>, NotHeld> {
     match item_api::stop(target.client, id, target.stop_timeout, cancel).await {
         Ok(()) => Ok(None),
-        Err(error) if cancel.is_cancelled() => Err(format!("interrupted: {}", chain(&error))),
-        Err(error) => Err(format!(
-            "it did not stop within {} s ({}); it was left running. Give it longer with `stop-timeout`, or use another `consistency`",
-            target.stop_timeout.as_secs(),
-            chain(&error)
-        )),
+        Err(error) if cancel.is_cancelled() => {
+            Err(format!("interrupted: {}", chain(&error)).into())
+        }
+        Err(error) => Err(NotHeld {
+            cause: format!(
+                "it did not stop within {} s ({}); it was left running",
+                target.stop_timeout.as_secs(),
+                chain(&error)
+            ),
+            is_too_slow: true,
+        }),
     }
 }
 
@@ -126,7 +161,7 @@ async fn kill(
     target: &Target<'_>,
     id: &ItemId,
     cancel: &CancellationToken,
-) -> Result<Option<String>, String> {
+) -> Result<Option<String>, NotHeld> {
     let stopped = stop(target, id, cancel).await;
     if stopped.is_ok() || cancel.is_cancelled() {
         return stopped;
@@ -140,7 +175,7 @@ async fn kill(
         {
             Ok(None)
         }
-        Err(error) => Err(format!("it cannot be killed: {}", chain(&error))),
+        Err(error) => Err(format!("it cannot be killed: {}", chain(&error)).into()),
     }
 }
 
@@ -156,10 +191,7 @@ async fn freeze(
     if status == InstanceStatus::Frozen {
         return Ok(None);
     }
-    Ok(Some(format!(
-        "the server said that it froze, but it is {}; its snapshot is only crash-consistent. Use `consistency: stop` there",
-        status.as_str()
-    )))
+    Ok(Some(format!("the server said that it froze, but it is {}", status.as_str())))
 }
 
 /// Brings a held instance back, and forgets the intent when it is so. An interrupt does not stop

@@ -206,6 +206,16 @@ impl IncusServer {
         root.join(absolute.strip_prefix("/").unwrap_or(&absolute))
     }
 
+    /// A program in the server's mount namespace: to see its disks as it does, or to give it one that
+    /// is gone with it. With Incus 7 the programs are those of its tree.
+    #[must_use]
+    pub fn inside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg("--target").arg(self.init_pid.to_string()).args(["--mount", "--"]).arg(program);
+        command.stdin(Stdio::null());
+        command
+    }
+
     /// The files of a container, with a path readable from here.
     #[must_use]
     pub fn rootfs(&self, project: &str, instance: &str, pool: &str) -> PathBuf {

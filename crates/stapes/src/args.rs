@@ -1,6 +1,7 @@
 //! The command line as it is typed: types, help texts, nothing else.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -38,6 +39,30 @@ pub(crate) struct Global {
     /// Print nothing but errors and what is not complete
     #[arg(short = 'q', long, global = true)]
     pub(crate) quiet: bool,
+}
+
+/// How commands with a server and a repository go about their items.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct WorkArgs {
+    /// How many seconds an instance may take to stop
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 300)]
+    stop_timeout: u32,
+    /// How many items are worked on at a time
+    #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
+    /// Show what would be done and how, and change nothing
+    #[arg(long, global = true)]
+    pub(crate) dry_run: bool,
+}
+
+impl WorkArgs {
+    pub(crate) fn stop_timeout(self) -> Duration {
+        Duration::from_secs(u64::from(self.stop_timeout))
+    }
+
+    pub(crate) fn parallel(self) -> usize {
+        usize::from(self.parallel)
+    }
 }
 
 /// How results are printed.

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, IsTerminal};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::output;
 use crate::report_error::CommandError;
 
@@ -28,4 +30,24 @@ pub(crate) fn confirm(
         return Ok(());
     }
     Err(CommandError::usage("not confirmed; nothing was changed"))
+}
+
+/// The same where Ctrl-C ends a run and not the process: it is an answer, too, and nobody waits for
+/// the line that is never typed. Nothing to destroy is nothing to ask about.
+pub(crate) async fn confirm_in_run(
+    consequences: Vec<String>,
+    question: &'static str,
+    yes: bool,
+    cancel: &CancellationToken,
+) -> Result<(), CommandError> {
+    if consequences.is_empty() {
+        return Ok(());
+    }
+    let asked = tokio::task::spawn_blocking(move || confirm(&consequences, question, yes));
+    tokio::select! {
+        () = cancel.cancelled() => Err(stapes_engine::Error::Interrupted.into()),
+        answer = asked => answer.unwrap_or_else(|error| {
+            Err(CommandError::failed(format!("cannot ask: {error}")))
+        }),
+    }
 }

@@ -110,6 +110,15 @@ impl PlaceArgs {
         place(settings, loaded, name.as_str(), server)
     }
 
+    /// The server for commands that need none: they only bring back there what a dead run has held.
+    pub(crate) fn server_if_any(
+        &self,
+        settings: &Settings,
+        loaded: Option<&LoadedConfig>,
+    ) -> Option<ServerPlace> {
+        self.server(settings, loaded).ok()
+    }
+
     /// The repository.
     pub(crate) fn repository(
         &self,

@@ -28,12 +28,12 @@ pub(crate) struct Running {
 
 impl Running {
     /// Opens the state directory, brings back what dead runs have stopped, and declares this run
-    /// alive.
+    /// alive. A server that cannot be reached for the former is a warning.
     pub(crate) async fn begin(
         verb: &str,
         settings: &Settings,
         loaded: Option<&LoadedConfig>,
-        server: &ServerPlace,
+        server: Option<&ServerPlace>,
         cancel: &CancellationToken,
     ) -> Result<Self, CommandError> {
         let state = State::open(&settings.state_dir(loaded.map(|loaded| &loaded.config)))?;

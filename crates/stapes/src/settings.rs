@@ -104,13 +104,15 @@ impl Settings {
     pub(crate) fn connector<'c>(
         &self,
         loaded: Option<&'c LoadedConfig>,
-        server: &'c ServerPlace,
+        server: Option<&'c ServerPlace>,
     ) -> impl Fn(&ServerName) -> stapes_engine::Result<incus_client::Client> + Sync + use<'c> {
         let credentials = self.credentials(loaded.map(|loaded| &loaded.config));
         move |name| match loaded.and_then(|loaded| loaded.config.incus.get(name)) {
             Some(server) => connect(server, &credentials),
-            None if *name == server.name => Ok(server.client.clone()),
-            None => Err(no_such_server(name)),
+            None => match server.filter(|server| server.name == *name) {
+                Some(server) => Ok(server.client.clone()),
+                None => Err(no_such_server(name)),
+            },
         }
     }
 

@@ -2,13 +2,23 @@
 //!
 //! A copy on a pool that copies on write costs nothing, is atomic, and the item goes on beneath it.
 //! On other pools (`dir`) the same copy moves every byte, so what stands still anyway is read as it
-//! is. Nothing here asks a server: after reading, the engine looks whether what should have stood
-//! still did.
+//! is.
+//!
+//! A snapshot of btrfs is atomic for what has been written out, and before it is taken every changed
+//! file of the volume is written out, one after the other: a process that goes on meanwhile leaves
+//! its files at slightly different moments (three pairs of a hundred, where somebody tried hard). So
+//! containers that write to a copy's original on btrfs stand still for that moment. A virtual machine
+//! has one file there, and its own kernel keeps the order of what it must.
+//!
+//! Nothing here asks a server: after reading, the engine looks whether what should have stood still
+//! did.
 
 use std::collections::BTreeSet;
 
 use crate::config::Consistency;
-use crate::inventory::{InstanceFacts, InstanceStatus, ItemFacts, PoolFacts, ServerFacts};
+use crate::inventory::{
+    InstanceFacts, InstanceKind, InstanceStatus, ItemFacts, PoolFacts, ServerFacts,
+};
 use crate::item::ItemId;
 
 /// Where the data of a backup is read from.
@@ -57,10 +67,22 @@ pub struct Reading {
     pub method: Method,
     /// Whether the driver's own format is taken.
     pub optimized: bool,
-    /// Instances that are stopped or frozen while the copy is made, and how.
-    pub hold: Option<(Hold, BTreeSet<ItemId>)>,
+    /// Who stands still while the copy is made.
+    pub holding: Option<Holding>,
     /// What people should know beforehand.
     pub remarks: Vec<String>,
+}
+
+/// Instances that are held while a copy is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// How.
+    pub how: Hold,
+    /// Which; never none. One that does not run when its turn comes is left as it is.
+    pub instances: BTreeSet<ItemId>,
+    /// Whether there is no backup without it. Otherwise an instance that cannot be held is copied
+    /// while it goes on, and its owner is told.
+    pub is_required: bool,
 }
 
 /// How an instance is held.
@@ -75,6 +97,9 @@ pub enum Hold {
 /// Drivers with a format of their own for exports.
 const WITH_OWN_FORMAT: [&str; 2] = ["btrfs", "zfs"];
 
+/// Drivers that write changed files out one after the other before they take a snapshot.
+const ONE_FILE_AFTER_THE_OTHER: [&str; 1] = ["btrfs"];
+
 /// Decides how an item is read.
 pub fn method(item: &ItemFacts, server: &ServerFacts, options: MethodOptions) -> Reading {
     let pool = item.pool();
@@ -85,7 +110,7 @@ pub fn method(item: &ItemFacts, server: &ServerFacts, options: MethodOptions) ->
     let mut reading = Reading {
         method: Method::Clone,
         optimized: options.optimized && WITH_OWN_FORMAT.contains(&driver),
-        hold: None,
+        holding: None,
         remarks: Vec::new(),
     };
     if options.optimized && !reading.optimized {
@@ -112,35 +137,40 @@ pub fn method(item: &ItemFacts, server: &ServerFacts, options: MethodOptions) ->
         );
     }
     if reading.method == Method::Clone {
-        hold_users(&mut reading, item, cheap, users, options.consistency);
+        if !cheap {
+            reading.remarks.push(
+                "its pool cannot copy on write: a whole copy is made there first, which needs as \
+                 much space again and holds what runs on it for as long"
+                    .to_owned(),
+            );
+        }
+        reading.holding = match options.consistency {
+            Consistency::Stop => holding(Hold::Stop, users, true),
+            Consistency::Freeze => holding(Hold::Freeze, users, true),
+            Consistency::Snapshot if ONE_FILE_AFTER_THE_OTHER.contains(&driver) => {
+                holding(Hold::Freeze, containers(users, server), false)
+            }
+            // Incus freezes an instance itself while it copies its files, but not the users of a
+            // volume.
+            Consistency::Snapshot if !cheap && matches!(item, ItemFacts::Volume(_)) => {
+                holding(Hold::Freeze, users, true)
+            }
+            Consistency::Snapshot => None,
+        };
     }
     reading
 }
 
-/// Which users are held while the copy is made, and what that means for them.
-fn hold_users(
-    reading: &mut Reading,
-    item: &ItemFacts,
-    cheap: bool,
-    users: BTreeSet<ItemId>,
-    consistency: Consistency,
-) {
-    let how = match consistency {
-        Consistency::Stop => Some(Hold::Stop),
-        Consistency::Freeze => Some(Hold::Freeze),
-        // Incus freezes an instance itself while it copies its files, but not the users of a volume.
-        Consistency::Snapshot => {
-            (!cheap && matches!(item, ItemFacts::Volume(_))).then_some(Hold::Freeze)
-        }
-    };
-    if !cheap {
-        reading.remarks.push(
-            "its pool cannot copy on write: a whole copy is made there first, which needs as much \
-             space again and holds what runs on it for as long"
-                .to_owned(),
-        );
-    }
-    reading.hold = how.filter(|_| !users.is_empty()).map(|how| (how, users));
+fn holding(how: Hold, instances: BTreeSet<ItemId>, is_required: bool) -> Option<Holding> {
+    (!instances.is_empty()).then_some(Holding { how, instances, is_required })
+}
+
+fn containers(mut users: BTreeSet<ItemId>, server: &ServerFacts) -> BTreeSet<ItemId> {
+    users.retain(|id| {
+        let user = server.items.get(id);
+        matches!(user, Some(ItemFacts::Instance(user)) if user.kind == InstanceKind::Container)
+    });
+    users
 }
 
 /// Whether nothing can write to it.
@@ -149,7 +179,7 @@ fn is_read_only(item: &ItemFacts) -> bool {
 }
 
 /// The instances whose processes may write to the item: itself, or the users of a volume.
-pub fn active_users(item: &ItemFacts, server: &ServerFacts) -> BTreeSet<ItemId> {
+pub(crate) fn active_users(item: &ItemFacts, server: &ServerFacts) -> BTreeSet<ItemId> {
     let active = |status: &InstanceStatus| *status != InstanceStatus::Stopped;
     match item {
         ItemFacts::Instance(instance) => {
@@ -244,14 +274,39 @@ mod tests {
         method(of, &server(driver, vec![instance(status), volume("filesystem")]), options)
     }
 
+    /// What holds the instance `web`, and whether it must.
+    fn held(how: Hold, is_required: bool) -> Option<Holding> {
+        let instances = BTreeSet::from([instance(InstanceStatus::Running).id()]);
+        Some(Holding { how, instances, is_required })
+    }
+
     #[test]
-    fn a_pool_that_copies_on_write_always_clones_and_holds_nobody() {
-        for status in [InstanceStatus::Running, InstanceStatus::Stopped] {
-            for item in [instance(status.clone()), volume("filesystem")] {
-                let reading = decide("btrfs", status.clone(), &item, PLAIN);
-                assert_eq!((reading.method, &reading.hold), (Method::Clone, &None));
-                assert!(reading.remarks.is_empty());
+    fn a_pool_that_copies_on_write_always_clones() {
+        for driver in ["btrfs", "zfs", "lvm"] {
+            for status in [InstanceStatus::Running, InstanceStatus::Stopped] {
+                for item in [instance(status.clone()), volume("filesystem")] {
+                    let reading = decide(driver, status.clone(), &item, PLAIN);
+                    assert_eq!(reading.method, Method::Clone);
+                    assert!(reading.remarks.is_empty());
+                    let is_held = driver == "btrfs" && status == InstanceStatus::Running;
+                    let expected = if is_held { held(Hold::Freeze, false) } else { None };
+                    assert_eq!(reading.holding, expected, "{driver} {status:?} {item:?}");
+                }
             }
+        }
+    }
+
+    #[test]
+    fn a_virtual_machine_is_not_held_unless_somebody_asks_for_it() {
+        let mut machine = instance(InstanceStatus::Running);
+        if let ItemFacts::Instance(machine) = &mut machine {
+            machine.kind = InstanceKind::VirtualMachine;
+        }
+        let freeze = MethodOptions { consistency: Consistency::Freeze, ..PLAIN };
+        for item in [machine.clone(), volume("filesystem")] {
+            let server = server("btrfs", vec![machine.clone(), volume("filesystem")]);
+            assert_eq!(method(&item, &server, PLAIN).holding, None);
+            assert_eq!(method(&item, &server, freeze).holding, held(Hold::Freeze, true));
         }
     }
 
@@ -264,21 +319,35 @@ mod tests {
         assert_eq!(reading.method, Method::Stopped);
         let frozen = instance(InstanceStatus::Frozen);
         let reading = decide("dir", InstanceStatus::Frozen, &frozen, PLAIN);
-        assert_eq!((reading.method, reading.hold), (Method::Clone, None));
+        assert_eq!((reading.method, reading.holding), (Method::Clone, None));
         assert_eq!(reading.remarks.len(), 1);
         let reading = decide("dir", InstanceStatus::Running, &volume("filesystem"), PLAIN);
-        let users = BTreeSet::from([instance(InstanceStatus::Running).id()]);
-        assert_eq!((reading.method, reading.hold), (Method::Clone, Some((Hold::Freeze, users))));
+        assert_eq!((reading.method, reading.holding), (Method::Clone, held(Hold::Freeze, true)));
     }
 
     #[test]
     fn stop_and_freeze_hold_what_runs_and_nothing_else() {
-        let stop = MethodOptions { consistency: Consistency::Stop, ..PLAIN };
+        let asked = [(Consistency::Stop, Hold::Stop), (Consistency::Freeze, Hold::Freeze)];
+        for (consistency, how) in asked {
+            let options = MethodOptions { consistency, ..PLAIN };
+            let running = instance(InstanceStatus::Running);
+            let reading = decide("btrfs", InstanceStatus::Running, &running, options);
+            assert_eq!(reading.holding, held(how, true));
+            let stopped = instance(InstanceStatus::Stopped);
+            let reading = decide("btrfs", InstanceStatus::Stopped, &stopped, options);
+            assert_eq!(reading.holding, None);
+        }
+    }
+
+    #[test]
+    fn what_is_read_from_a_snapshot_of_the_server_or_while_it_is_written_to_holds_nobody() {
         let running = instance(InstanceStatus::Running);
-        let reading = decide("btrfs", InstanceStatus::Running, &running, stop);
-        assert_eq!(reading.hold, Some((Hold::Stop, BTreeSet::from([running.id()]))));
-        let stopped = instance(InstanceStatus::Stopped);
-        assert_eq!(decide("btrfs", InstanceStatus::Stopped, &stopped, stop).hold, None);
+        let optimized = MethodOptions { optimized: true, ..PLAIN };
+        let live = MethodOptions { no_snapshot: true, ..PLAIN };
+        for options in [optimized, live] {
+            let reading = decide("btrfs", InstanceStatus::Running, &running, options);
+            assert_eq!(reading.holding, None);
+        }
     }
 
     #[test]

@@ -17,7 +17,8 @@ mod version;
 
 pub use info::{BackupInfo, Layout, Verification};
 pub use item::{BackupItem, BackupKind, Fingerprint, FingerprintError};
-pub use method::{Hold, Method, MethodOptions, Reading, active_users, method};
+pub(crate) use method::active_users;
+pub use method::{Hold, Holding, Method, MethodOptions, Reading, method};
 pub use names::{NameProblem, NameProblemKind, Projects, Wanted};
 pub use options::{Compression, ImageChoice};
 pub use version::{Version, VersionError};

@@ -142,7 +142,11 @@ impl Planner<'_> {
         let to_pool = checks::pool(self.input, &self.world, pool, backup, &mut draft);
         checks::content_type(self.input.target, content, &mut draft);
         let new_name = self.new_name(name, &mut draft);
+        let is_renamed = new_name != *name;
         let target = ItemId::Volume { project: place, pool: to_pool.clone(), name: new_name };
+        let is_elsewhere = backup.info.item.item() != Some(&target);
+        draft.fresh_identity =
+            is_renamed || (is_elsewhere && self.original_is_there(&backup.info.item));
         checks::name(&target, &mut draft);
         draft.pool = Some(to_pool);
         let action = self.settle(backup, &target, &mut draft);

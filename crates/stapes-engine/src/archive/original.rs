@@ -61,6 +61,23 @@ impl Original {
         self.snapshot(name).is_some()
     }
 
+    /// With the snapshots that only older records hold, and the profiles that only they used.
+    #[must_use]
+    pub fn or_snapshots_of(mut self, older: Self) -> Self {
+        let key = |snapshot: &Object| text(snapshot, "name").map(own_name).map(str::to_owned);
+        let gone = |snapshot: &Object| !key(snapshot).is_some_and(|name| self.has_snapshot(&name));
+        let gone: Vec<Object> = older.snapshots.into_iter().filter(gone).collect();
+        self.snapshots.extend(gone);
+        let known: Vec<Value> =
+            self.profiles.iter().map(|one| one.get("name").cloned().unwrap_or_default()).collect();
+        let used = older
+            .profiles
+            .into_iter()
+            .filter(|one| !known.iter().any(|name| one.get("name") == Some(name)));
+        self.profiles.extend(used);
+        self
+    }
+
     /// The name of the original.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use stapes_core::replicate::marks;
 
 use super::document::{Document, DocumentKind, Object, object, objects, set, text};
 use super::error::ArchiveError;
@@ -34,6 +35,9 @@ pub struct Relocation {
     pub fresh_identity: bool,
     /// Forgets that it ran, so that no server starts it by itself for that reason.
     pub stopped: bool,
+    /// Keeps it from starting by itself and from making or expiring snapshots, whatever its profiles
+    /// say; what it had is kept under [`marks::ORIGINAL`].
+    pub quiet: bool,
     /// Leaves the snapshots out.
     pub without_snapshots: bool,
 }
@@ -96,6 +100,7 @@ impl Relocation {
         if let Some(volume) = object(records, "volume") {
             self.place(volume);
             if !is_instance {
+                self.quieten(volume, is_instance);
                 self.settings(volume, "config");
             }
         }
@@ -145,6 +150,7 @@ impl Relocation {
     /// What only the instance itself has.
     fn item(&self, instance: &mut Object) {
         self.place(instance);
+        self.quieten(instance, true);
         for part in ["config", "expanded_config"] {
             self.settings(instance, part);
             if let Some(config) = object(instance, part)
@@ -165,6 +171,38 @@ impl Relocation {
         }
         if let Some(project) = &self.project {
             set(item, "project", project);
+        }
+    }
+
+    /// Takes away what would act by itself. In the archive and not afterwards: there is then no moment
+    /// in which a server could start it.
+    fn quieten(&self, item: &mut Object, is_instance: bool) {
+        if !self.quiet {
+            return;
+        }
+        if item.get("config").is_none_or(Value::is_null) {
+            item.insert("config".to_owned(), json!({}));
+        }
+        let mut changes: Vec<(String, Option<String>)> = Vec::new();
+        let Some(config) = object(item, "config") else { return };
+        for (key, quiet) in ACTIVE_KEYS {
+            let original = text(config, key).unwrap_or_default();
+            if !original.is_empty() && original != quiet {
+                let kept = format!("{}{key}", marks::ORIGINAL);
+                changes.push((kept, Some(original.to_owned())));
+            }
+            // Only an instance has profiles, which a value of its own must hide.
+            let quiet = (is_instance && !quiet.is_empty()).then(|| quiet.to_owned());
+            changes.push((key.to_owned(), quiet));
+        }
+        for part in ["config", "expanded_config"] {
+            let Some(config) = object(item, part) else { continue };
+            for (key, value) in &changes {
+                match value {
+                    Some(value) => set(config, key, value),
+                    None => drop(config.remove(key)),
+                }
+            }
         }
     }
 
@@ -197,8 +235,14 @@ impl Relocation {
     }
 }
 
+/// What acts by itself on a server, with the value that makes it quiet. Incus takes an empty value for
+/// none, so that it hides nothing of a profile; expiry needs no more, because without a schedule no
+/// snapshot is made that could expire.
+const ACTIVE_KEYS: [(&str, &str); 3] =
+    [("boot.autostart", "false"), ("snapshots.schedule", "@never"), ("snapshots.expiry", "")];
+
 /// What two instances must not have in common.
-fn is_identity(key: &str) -> bool {
+pub(crate) fn is_identity(key: &str) -> bool {
     let Some(rest) = key.strip_prefix("volatile.") else { return false };
     rest.ends_with(".hwaddr")
         || matches!(rest, "uuid" | "uuid.generation" | "cloud-init.instance-id")

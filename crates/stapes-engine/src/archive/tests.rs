@@ -276,6 +276,59 @@ fn a_restore_beside_the_original_shares_no_identity_and_does_not_start() {
 }
 
 #[test]
+fn what_is_to_be_quiet_does_not_act_by_itself_whatever_a_profile_says_and_knows_what_it_had() {
+    let active = [
+        ("user.clone: \"yes\"\n      volatile", "boot.autostart: \"true\"\n      volatile"),
+        ("user.note: |", "snapshots.schedule: '@daily'\n      user.note: |"),
+        (
+            "{user.clone: \"yes\"}\n    name",
+            "{boot.autostart: \"true\", snapshots.expiry: 4w}\n    name",
+        ),
+    ];
+    let mut text = INDEX.to_owned();
+    for (old, new) in active {
+        assert!(text.contains(old), "{old}");
+        text = text.replace(old, new);
+    }
+    let relocation = Relocation { quiet: true, ..Relocation::default() };
+    let relocated =
+        |text: &str| relocate(text.as_bytes(), DocumentKind::Index, &relocation).unwrap();
+    let once = relocated(&text);
+    let index = parse(&once);
+    let container = &index["config"]["container"];
+    for part in ["config", "expanded_config"] {
+        let config = &container[part];
+        assert_eq!(config["boot.autostart"], "false", "{part}");
+        assert_eq!(config["snapshots.schedule"], "@never", "{part}");
+        assert_eq!(config["user.stapes.original.boot.autostart"], "true", "{part}");
+        assert_eq!(config["user.stapes.original.snapshots.schedule"], "@daily", "{part}");
+        // It was its profile's.
+        assert!(config.get("user.stapes.original.snapshots.expiry").is_none(), "{part}");
+    }
+    // Snapshots keep what they had, and a second time changes nothing.
+    assert_eq!(index["config"]["snapshots"], parse(text.as_bytes())["config"]["snapshots"]);
+    assert_eq!(parse(&relocated(std::str::from_utf8(&once).unwrap())), index);
+    // Also where it has no settings at all.
+    let bare = relocated("config: {container: {name: c, config: null}}");
+    assert_eq!(parse(&bare)["config"]["container"]["config"]["boot.autostart"], "false");
+}
+
+#[test]
+fn a_volume_that_is_to_be_quiet_makes_and_expires_no_snapshots() {
+    let index = "type: custom\nconfig:\n  volume: {name: v, config: {snapshots.schedule: '@daily', \
+        snapshots.expiry: 4w, size: 4MiB}}\n";
+    let relocation = Relocation { quiet: true, ..Relocation::default() };
+    let index = relocate(index.as_bytes(), DocumentKind::Index, &relocation).unwrap();
+    assert_eq!(
+        parse(&index)["config"]["volume"]["config"],
+        json!({
+            "size": "4MiB", "user.stapes.original.snapshots.schedule": "@daily",
+            "user.stapes.original.snapshots.expiry": "4w",
+        })
+    );
+}
+
+#[test]
 fn snapshots_can_be_left_out_but_not_of_a_drivers_own_format() {
     let relocation = Relocation { without_snapshots: true, ..Relocation::default() };
     let index = relocated(&relocation);

@@ -1,10 +1,6 @@
 //! The throw-away copy of an item that stands still while it is exported.
 //!
-//! A snapshot of btrfs is atomic for what has been written out, and before it is taken every changed
-//! file of the volume is written out, one after the other: a process that goes on meanwhile leaves
-//! its files at slightly different moments (three pairs of a hundred, where somebody tried hard). So
-//! containers that write to a copy's original on btrfs stand still for that moment. A virtual machine
-//! has one file there, and its own kernel keeps the order of what it must.
+//! Who stands still while it is made is decided in `stapes-core` `backup/method.rs`.
 //!
 //! What remains if the machine dies: instances that were stopped or frozen for the copy are in the
 //! journal, and the next start of stapes brings them back; the copy carries the mark of its run, and
@@ -14,11 +10,9 @@ use std::collections::BTreeSet;
 
 use incus_client::instances::{CopySource, InstanceSource, NewInstance};
 use incus_client::volumes::{NewVolume, VolumeCopySource, VolumeSource};
-use stapes_core::backup::{Hold, active_users};
+use stapes_core::backup::{Hold, Holding};
 use stapes_core::id::{InstanceName, VolumeName};
-use stapes_core::inventory::{
-    ConfigMap, InstanceFacts, InstanceKind, ItemFacts, VolumeFacts, is_root_disk,
-};
+use stapes_core::inventory::{ConfigMap, InstanceFacts, ItemFacts, VolumeFacts, is_root_disk};
 use stapes_core::item::ItemId;
 use stapes_core::replicate::marks;
 use tokio_util::sync::CancellationToken;
@@ -56,25 +50,22 @@ pub(crate) fn identity(
     })
 }
 
-/// Makes the copy, with the instances in `hold` held for as long as that takes.
+/// Makes the copy, with the instances of `holding` held for as long as that takes.
 ///
 /// Returns what people should know about it. On an error there is no copy and nobody is held.
 pub(crate) async fn make(
     shared: &Shared<'_>,
     original: &ItemFacts,
     clone: &ItemId,
-    hold: Option<&(Hold, BTreeSet<ItemId>)>,
+    holding: Option<&Holding>,
 ) -> Result<Vec<String>, String> {
     let mut remarks = Vec::new();
     let mut held = Vec::new();
-    let users = hold.map_or_else(|| containers_of(shared, original), |(_, users)| users.clone());
-    let _turns = shared.turns.wait(&users).await;
-    let taken = match hold {
-        Some((how, users)) => hold_all(shared, *how, users, &mut held, &mut remarks).await,
-        None => {
-            still_for_a_moment(shared, &users, &mut held, &mut remarks).await;
-            Ok(())
-        }
+    let nobody = BTreeSet::new();
+    let _turns = shared.turns.wait(holding.map_or(&nobody, |holding| &holding.instances)).await;
+    let taken = match holding {
+        Some(holding) => hold_all(shared, holding, &mut held, &mut remarks).await,
+        None => Ok(()),
     };
     let made = match taken {
         Ok(()) => copy(shared, original, clone).await,
@@ -97,73 +88,56 @@ pub(crate) async fn make(
     Err(problems.join("; "))
 }
 
-/// Drivers that write changed files out one after the other before they take a snapshot.
-const ONE_FILE_AFTER_THE_OTHER: [&str; 1] = ["btrfs"];
-
-/// The containers that write to an item, where the moment in which it is copied is a long one.
-fn containers_of(shared: &Shared<'_>, original: &ItemFacts) -> BTreeSet<ItemId> {
-    let pool = original.pool().and_then(|pool| shared.facts.pools.get(&pool));
-    if !pool.is_some_and(|pool| ONE_FILE_AFTER_THE_OTHER.contains(&pool.driver.as_str())) {
-        return BTreeSet::new();
-    }
-    let mut users = active_users(original, shared.facts);
-    users.retain(|id| {
-        let user = shared.facts.items.get(id);
-        matches!(user, Some(ItemFacts::Instance(user)) if user.kind == InstanceKind::Container)
-    });
-    users
-}
-
-/// Freezes containers for the moment in which their data is copied. What cannot be frozen is copied as
-/// a power cut would leave it, and told.
-async fn still_for_a_moment(
-    shared: &Shared<'_>,
-    users: &BTreeSet<ItemId>,
-    held: &mut Vec<Held>,
-    remarks: &mut Vec<String>,
-) {
-    for id in users {
-        let one = BTreeSet::from([id.clone()]);
-        if let Err(cause) = hold_all(shared, Hold::Freeze, &one, held, remarks).await {
-            remarks.push(format!(
-                "{cause}; it went on while it was copied, so its files are as a power cut would \
-                 leave them"
-            ));
-        }
-    }
-}
-
+/// Holds all, or says why that cannot be. Where the copy is worth something without it, an instance
+/// that cannot be held is a remark.
 async fn hold_all(
     shared: &Shared<'_>,
-    how: Hold,
-    users: &BTreeSet<ItemId>,
+    holding: &Holding,
     held: &mut Vec<Held>,
     remarks: &mut Vec<String>,
 ) -> Result<(), String> {
-    for id in users {
-        let ItemId::Instance { project, name } = id else { continue };
-        let target = hold::Target {
-            client: &shared.client,
-            server: shared.server,
-            fingerprint: &shared.facts.fingerprint,
-            project,
-            instance: name,
-            stop_timeout: shared.options.stop_timeout,
-        };
-        if !hold::is_running(&target).await? {
-            continue;
+    let how = match holding.how {
+        Hold::Stop => How::Stop,
+        Hold::Freeze => How::Freeze,
+    };
+    for id in &holding.instances {
+        match hold_one(shared, id, how).await {
+            Ok(None) => {}
+            Ok(Some(one)) => {
+                remarks.extend(one.doubt.iter().map(|doubt| went_on(id, doubt)));
+                held.push(one);
+            }
+            Err(cause) if holding.is_required => return Err(format!("{id}: {cause}")),
+            Err(cause) => remarks.push(went_on(id, &cause)),
         }
-        let how = match how {
-            Hold::Stop => How::Stop,
-            Hold::Freeze => How::Freeze,
-        };
-        let one = hold::hold(&target, how, &shared.state.journal, shared.context)
-            .await
-            .map_err(|cause| format!("{id}: {cause}"))?;
-        remarks.extend(one.doubt.iter().map(|doubt| format!("{id}: {doubt}")));
-        held.push(one);
     }
     Ok(())
+}
+
+fn went_on(id: &ItemId, cause: &str) -> String {
+    format!(
+        "{id}: {cause}; it went on while it was copied, so its files are as a power cut would \
+         leave them"
+    )
+}
+
+/// Holds an instance, if it runs.
+async fn hold_one(shared: &Shared<'_>, id: &ItemId, how: How) -> Result<Option<Held>, String> {
+    let ItemId::Instance { project, name } = id else { return Ok(None) };
+    let target = hold::Target {
+        client: &shared.client,
+        server: shared.server,
+        fingerprint: &shared.facts.fingerprint,
+        project,
+        instance: name,
+        stop_timeout: shared.options.stop_timeout,
+    };
+    if !hold::is_running(&target).await? {
+        return Ok(None);
+    }
+    let held = hold::hold(&target, how, &shared.state.journal, shared.context).await;
+    let advice = "Give it longer with --stop-timeout, or use --consistency freeze";
+    held.map(Some).map_err(|cause| cause.or_wait_longer(advice))
 }
 
 async fn copy(shared: &Shared<'_>, original: &ItemFacts, clone: &ItemId) -> Result<(), String> {

@@ -3,13 +3,15 @@
 //! The order is what makes it honest: nothing is published before the stream has ended as it should,
 //! and before what should have stood still has been looked at again.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{BufReader, Write as _};
 
 use jiff::Timestamp;
 use stapes_core::backup::{BackupInfo, BackupItem, Compression, Method, Reading, Version};
 use stapes_core::event::{ItemReport, Step};
 use stapes_core::inventory::{InstanceStatus, ItemFacts};
 use stapes_core::item::ItemId;
+use stapes_store::compress;
 use stapes_store::dir::{FileRecord, NewBackup, PointInTime};
 use stapes_store::tar::Holes;
 
@@ -17,6 +19,7 @@ use super::export::Export;
 use super::fetch::{self, Fetch};
 use super::pipe::{Edit, Stored};
 use super::{Shared, clone, origin, record, space, sweep};
+use crate::archive::inspect_archive;
 use crate::error::chain;
 use crate::item_api;
 use crate::steps::{explained, step};
@@ -95,9 +98,9 @@ impl Job<'_> {
         let id = self.original.id();
         let clone = clone::identity(shared, &id, shared.number())?;
         let before = record::original(shared, &id).await?;
-        let hold = self.reading.hold.as_ref();
+        let holding = self.reading.holding.as_ref();
         let made = async {
-            let remarks = clone::make(shared, &self.original, &clone, hold).await?;
+            let remarks = clone::make(shared, &self.original, &clone, holding).await?;
             Ok((remarks, None))
         };
         let elapsed = &mut report.elapsed;
@@ -145,9 +148,22 @@ impl Job<'_> {
                     .to_owned(),
             );
         }
-        let snapshots = if only { Vec::new() } else { snapshot_names(&self.original) };
+        let snapshots = if only || !is_tar { Vec::new() } else { self.archived(&stored).await? };
         let point_in_time = point(self.reading.method, None, at);
         Ok(Read { backup: self.backup, stored, snapshots, point_in_time })
+    }
+
+    /// The snapshots in what was stored: of an item that is read as it is they come and go meanwhile.
+    async fn archived(&self, stored: &Stored) -> Result<Vec<String>, String> {
+        let path = self.backup.dir().join(&stored.file.name);
+        let reading = tokio::task::spawn_blocking(move || {
+            let file = File::open(&path)
+                .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            let mut archive =
+                compress::decoder(BufReader::new(file)).map_err(|error| chain(&error))?;
+            inspect_archive(&mut *archive).map_err(|error| chain(&error))
+        });
+        reading.await.map_err(|error| error.to_string())?.map(|info| info.snapshots)
     }
 
     async fn fetch(

@@ -43,7 +43,7 @@ pub(crate) async fn original(shared: &Shared<'_>, id: &ItemId) -> Result<Origina
 /// The records for the archive of a clone, and the names of its snapshots.
 ///
 /// The item lives on: a snapshot may have been made between the reading of its records and its
-/// copying. One that was removed since is in the records from before.
+/// copying. One that was removed since is in the records from before, and both may have happened.
 pub(crate) async fn of_clone(
     shared: &Shared<'_>,
     id: &ItemId,
@@ -56,7 +56,7 @@ pub(crate) async fn of_clone(
     if names.iter().all(|name| before.has_snapshot(name)) {
         return Ok((before, names));
     }
-    Ok((original(shared, id).await?, names))
+    Ok((original(shared, id).await?.or_snapshots_of(before), names))
 }
 
 /// The definitions of the profiles that an instance and its snapshots use; those that are gone by

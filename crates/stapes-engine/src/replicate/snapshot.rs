@@ -128,13 +128,21 @@ async fn hold_one(
     };
     let work = hold::hold(&target, how, &shared.state.journal, shared.context);
     let mut elapsed = Duration::ZERO;
-    let work = async { work.await.map(|held| (held, None)) };
+    let work = async {
+        let held = work.await;
+        let advice = "Give it longer with `stop-timeout`, or use another `consistency`";
+        held.map(|held| (held, None)).map_err(|cause| cause.or_wait_longer(advice))
+    };
     let held = Box::pin(super::item::step(shared, instance, step, &mut elapsed, work)).await;
     add_elapsed(items, instance, elapsed);
     let held = held?;
     if let Some(doubt) = &held.doubt {
         for item in items.iter_mut().filter(|item| item.is_going()) {
-            item.report.set_back(Outcome::Incomplete, format!("{instance}: {doubt}"));
+            let cause = format!(
+                "{instance}: {doubt}; its snapshot is only crash-consistent. \
+                 Use `consistency: stop` there"
+            );
+            item.report.set_back(Outcome::Incomplete, cause);
         }
     }
     Ok(Some(held))

@@ -71,7 +71,8 @@ impl ConfigRestore {
         if let Some(problem) = &self.problem {
             return Err(problem.clone());
         }
-        item::check(shared, row, shared.stored(&row.info.item)?, report).await?;
+        let stored = shared.stored(&row.info.item)?;
+        item::check(shared, row, stored, &mut report.elapsed).await?;
         report.result = Some("applied");
         if !self.plan.changes.iter().any(stapes_core::server_config::Change::is_work) {
             report.result = Some("unchanged");

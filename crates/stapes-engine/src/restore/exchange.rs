@@ -213,7 +213,9 @@ async fn hold_users(work: &Work<'_>, held: &mut Vec<hold::Held>) -> Result<(), S
         };
         if hold::is_running(&target).await? {
             let holding = hold::hold(&target, how, &shared.state.journal, shared.context);
-            held.push(holding.await.map_err(|cause| format!("{user}: {cause}"))?);
+            let advice = "Give it longer with --stop-timeout, or let --force kill it";
+            let told = |cause: hold::NotHeld| format!("{user}: {}", cause.or_wait_longer(advice));
+            held.push(holding.await.map_err(told)?);
         }
     }
     Ok(())

@@ -64,7 +64,7 @@ pub(crate) async fn restore(
     report: &mut ItemReport,
 ) -> Result<(), String> {
     let stored = shared.stored(&row.info.item)?;
-    item::check(shared, row, stored, report).await?;
+    item::check(shared, row, stored, &mut report.elapsed).await?;
     let Stored::Backup(backup) = stored else { return Err("it is no image".to_owned()) };
     let records = records(backup)?;
     if records.is_empty() {
@@ -146,7 +146,10 @@ async fn import(
         bytes += file.metadata().map(|metadata| metadata.len()).unwrap_or_default();
         let holes = Holes::default();
         let cancel = cancel.clone();
-        let body = upload(Source { file, relocation: None, holes, raw: true, cancel }, |_| {});
+        let body = upload(
+            Source { file, relocation: None, holes, raw: true, cancel, verdict: None },
+            |_| {},
+        );
         Ok(Some(ImageFile { name: name.clone(), body }))
     };
     let first = part(FIRST)?.ok_or_else(|| "its backup has no data".to_owned())?;

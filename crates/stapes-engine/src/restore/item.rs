@@ -1,5 +1,8 @@
 //! Restores one instance or volume: checked, and imported.
 //!
+//! Before something is replaced, the backup is read whole. What is new is checked while it is sent, and
+//! the server does not get the end of it before that has gone well.
+//!
 //! What remains if the machine dies: while it is imported, nothing, or an object that the server
 //! makes to its end by itself; while something is replaced, see `exchange.rs`.
 
@@ -7,12 +10,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use incus_client::Upload;
-use incus_client::WaitOptions;
 use incus_client::backups::InstanceImport;
 use incus_client::instances::StateChange;
+use incus_client::{ErrorKind, Upload, WaitOptions};
 use stapes_core::backup::Layout;
 use stapes_core::event::{Event, ItemReport, Step};
 use stapes_core::inventory::ConfigMap;
@@ -22,14 +24,15 @@ use stapes_core::replicate::marks;
 use stapes_core::restore::{MapKind, RestoreAction, RestoreRow};
 use stapes_store::compress;
 use stapes_store::tar::{self, ExportRules};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::content::archive_name;
 use super::exchange;
 use super::expiry;
-use super::upload::{Source, holes_of, upload};
+use super::upload::{Sound, Source, holes_of, upload, verdict};
 use super::{Shared, Stored};
-use crate::archive::Relocation;
+use crate::archive::{Relocation, is_identity};
 use crate::error::chain;
 use crate::events::BETWEEN_PROGRESS;
 use crate::steps::{explained, step};
@@ -43,11 +46,13 @@ pub(crate) async fn restore(
     report: &mut ItemReport,
 ) -> Result<(), String> {
     let stored = shared.stored(&row.info.item)?;
-    check(shared, row, stored, report).await?;
     let work = Work { shared, row, target, stored };
     match &row.action {
         RestoreAction::Create => work.create(report).await,
-        RestoreAction::Replace(_) => exchange::replace(&work, report).await,
+        RestoreAction::Replace(_) => {
+            check(shared, row, stored, &mut report.elapsed).await?;
+            exchange::replace(&work, report).await
+        }
         RestoreAction::Apply | RestoreAction::Skip { .. } | RestoreAction::Conflict { .. } => {
             Ok(())
         }
@@ -59,11 +64,20 @@ pub(crate) async fn check(
     shared: &Shared<'_>,
     row: &RestoreRow,
     stored: &Stored,
-    report: &mut ItemReport,
+    elapsed: &mut Duration,
+) -> Result<(), String> {
+    check_until(shared, row, stored, shared.context.cancel.clone(), elapsed).await
+}
+
+async fn check_until(
+    shared: &Shared<'_>,
+    row: &RestoreRow,
+    stored: &Stored,
+    cancel: CancellationToken,
+    elapsed: &mut Duration,
 ) -> Result<(), String> {
     let checking = async {
         let stored = stored.clone();
-        let cancel = shared.context.cancel.clone();
         let (events, item) = (shared.context.events.clone(), row.target.clone());
         let read = Mutex::new((0, Instant::now()));
         let progress = move |more: u64| {
@@ -87,7 +101,6 @@ pub(crate) async fn check(
         }
         Err(format!("the backup is damaged, nothing was touched: {}", problems.join("; ")))
     };
-    let elapsed = &mut report.elapsed;
     step(&shared.context.events, &row.target, Step::Check, elapsed, Box::pin(checking)).await
 }
 
@@ -140,6 +153,14 @@ impl Stored {
     }
 }
 
+/// Why an upload failed.
+enum Failed {
+    /// It could not be read or made on our side; the server has nothing of it.
+    Here(String),
+    /// The server, or the way to it.
+    There(String),
+}
+
 /// One item on its way.
 pub(super) struct Work<'a> {
     pub(super) shared: &'a Shared<'a>,
@@ -163,6 +184,7 @@ impl Work<'_> {
             networks: map(MapKind::Network),
             profiles: map(MapKind::Profile),
             fresh_identity: self.row.fresh_identity,
+            quiet: self.row.fresh_identity,
             stopped: true,
             ..Relocation::default()
         }
@@ -176,10 +198,13 @@ impl Work<'_> {
             return Err("somebody made one of that name meanwhile; nothing was touched".to_owned());
         }
         let relocation = self.relocation(self.target.name());
-        self.import(self.target, relocation, report).await?;
+        self.import_checked(relocation, report).await?;
         self.compare(self.target, report).await?;
         if self.row.fresh_identity {
-            neutralise(shared, self.target).await?;
+            let info = &self.row.info;
+            if info.driver.is_some() || info.layout == Layout::IncusBackup {
+                neutralise(shared, self.target).await?;
+            }
         } else {
             expiry::restore(self, self.target, report).await?;
         }
@@ -190,16 +215,68 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Imports what is checked meanwhile.
+    async fn import_checked(
+        &self,
+        relocation: Relocation,
+        report: &mut ItemReport,
+    ) -> Result<(), String> {
+        let (say, verdict) = verdict();
+        let stop = self.shared.context.cancel.child_token();
+        let (mut checking_took, mut importing_took) = (Duration::ZERO, Duration::ZERO);
+        let checking = async {
+            let cancel = stop.clone();
+            check_until(self.shared, self.row, self.stored, cancel, &mut checking_took).await?;
+            // Nobody listens if the upload has failed meanwhile.
+            drop(say.send(Sound));
+            Ok(())
+        };
+        let importing = async {
+            let took = &mut importing_took;
+            let imported = self.upload(self.target, relocation, Some(verdict), took).await;
+            if let Err(Failed::There(_)) = &imported {
+                // The server has refused it; there is nothing to check any more.
+                stop.cancel();
+            }
+            imported
+        };
+        let (checked, imported): (Result<(), String>, _) =
+            Box::pin(async { tokio::join!(checking, importing) }).await;
+        report.elapsed += checking_took.max(importing_took);
+        match imported {
+            Err(Failed::There(cause)) => Err(cause),
+            // A damaged backup is why it could not be sent, not the other way round.
+            Err(Failed::Here(cause)) => Err(checked.err().unwrap_or(cause)),
+            Ok(bytes) => {
+                report.bytes = bytes;
+                checked
+            }
+        }
+    }
+
+    /// Imports what has been checked.
     pub(super) async fn import(
         &self,
         id: &ItemId,
         relocation: Relocation,
         report: &mut ItemReport,
     ) -> Result<(), String> {
+        let sent = self.upload(id, relocation, None, &mut report.elapsed).await;
+        report.bytes = sent.map_err(|(Failed::Here(cause) | Failed::There(cause))| cause)?;
+        Ok(())
+    }
+
+    async fn upload(
+        &self,
+        id: &ItemId,
+        relocation: Relocation,
+        verdict: Option<oneshot::Receiver<Sound>>,
+        elapsed: &mut Duration,
+    ) -> Result<Option<u64>, Failed> {
         let shared = self.shared;
-        let file = self.stored.open()?;
+        let file = self.stored.open().map_err(Failed::Here)?;
         let bytes = file.metadata().map(|metadata| metadata.len()).ok();
-        let is_tar = self.stored.is_tar()?;
+        let is_tar = self.stored.is_tar().map_err(Failed::Here)?;
         let (events, item) = (shared.context.events.clone(), self.row.target.clone());
         let progress = move |bytes| {
             events.progress(Event::StepProgress {
@@ -210,18 +287,26 @@ impl Work<'_> {
             });
         };
         let relocation = is_tar.then_some(relocation);
-        let holes = holes_of(self.stored)?;
+        let holes = holes_of(self.stored).map_err(Failed::Here)?;
         let cancel = shared.context.cancel.clone();
-        let body = upload(Source { file, relocation, holes, raw: false, cancel }, progress);
+        let source = Source { file, relocation, holes, raw: false, cancel, verdict };
+        let body = upload(source, progress);
+        let mut failed_here = false;
         let importing = async {
-            send(shared, id, self.row, is_tar, body).await?;
-            Ok(((), bytes))
+            let sent = send(shared, id, self.row, is_tar, body).await;
+            sent.map(|()| ((), bytes)).map_err(|error| {
+                failed_here = error.kind() == ErrorKind::Upload;
+                explained(&error)
+            })
         };
-        let elapsed = &mut report.elapsed;
         let events = &shared.context.events;
-        step(events, &self.row.target, Step::Import, elapsed, Box::pin(importing)).await?;
-        report.bytes = bytes;
-        Ok(())
+        let imported =
+            step(events, &self.row.target, Step::Import, elapsed, Box::pin(importing)).await;
+        match imported {
+            Ok(()) => Ok(bytes),
+            Err(cause) if failed_here => Err(Failed::Here(cause)),
+            Err(cause) => Err(Failed::There(cause)),
+        }
     }
 
     /// Compares what the server says it has with what the backup holds.
@@ -273,7 +358,7 @@ async fn send(
     row: &RestoreRow,
     is_tar: bool,
     body: Upload,
-) -> Result<(), String> {
+) -> incus_client::Result<()> {
     let client = item_api::scoped(&shared.client, id);
     let begun = match id {
         ItemId::Instance { name, .. } => {
@@ -287,31 +372,35 @@ async fn send(
             client.import_iso_volume(pool.as_str(), name.as_str(), body).await
         }
     };
-    let mut operation = begun.map_err(|error| explained(&error))?;
+    let mut operation = begun?;
     // Incus cannot cancel this, and a half import would be nobody's: it is waited for.
     let options = WaitOptions::default().deadline(limits::LOCAL_DATA);
-    operation.wait(&options).await.map(drop).map_err(|error| explained(&error))
+    operation.wait(&options).await.map(drop)
 }
 
 /// What would act by itself in a copy that stands beside its original.
 const ACTIVE_KEYS: [(&str, &str); 3] =
     [("boot.autostart", "false"), ("snapshots.schedule", ""), ("snapshots.expiry", "")];
 
-/// Keeps a restored copy from starting by itself and from making or expiring snapshots; what it had
-/// is kept beside.
+/// Keeps a restored copy from starting by itself and from making or expiring snapshots, and from
+/// having the identity of its original; what it had is kept beside.
+///
+/// The archive says all of that already. But of one in a driver's own format the server takes the
+/// configuration from inside that format's stream, where nobody changes it.
 async fn neutralise(shared: &Shared<'_>, id: &ItemId) -> Result<(), String> {
     let read = item_api::read(&shared.client, id).await.map_err(|error| explained(&error))?;
     let Some(facts) = read else { return Ok(()) };
     let mut keys = ConfigMap::new();
     for (key, neutral) in ACTIVE_KEYS {
-        if let Some(value) = facts.config().get(key).filter(|value| *value != neutral) {
+        let is_active = |value: &&String| *value != neutral && *value != "@never";
+        if let Some(value) = facts.config().get(key).filter(is_active) {
             keys.insert(key.to_owned(), neutral.to_owned());
             keys.insert(format!("{}{key}", marks::ORIGINAL), value.clone());
         }
     }
-    if keys.is_empty() {
-        return Ok(());
-    }
+    // The server makes new ones.
+    let identity = facts.config().keys().filter(|key| is_identity(key));
+    keys.extend(identity.map(|key| (key.clone(), String::new())));
     let set = item_api::set_keys(&shared.client, id, &keys, &shared.context.cancel).await;
     set.map_err(|error| explained(&error))
 }

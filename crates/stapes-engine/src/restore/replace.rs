@@ -253,6 +253,8 @@ pub(crate) async fn undo(client: &Client, replacing: &Replacing) -> Result<(), S
     if item_api::read(client, &aside).await.map_err(told)?.is_some() {
         if let Some(new) = item_api::read(client, item).await.map_err(told)? {
             if !new.config().contains_key(RESTORING) {
+                // Which of the two is wanted is for people to say; the import is wanted no more.
+                drop_import(client, replacing, &never).await?;
                 return Err(format!(
                     "there is another {item} by now; the one from before is kept as {}",
                     aside.path()
@@ -269,13 +271,21 @@ pub(crate) async fn undo(client: &Client, replacing: &Replacing) -> Result<(), S
         return Err(format!("{item} is not there any more, under no name of ours"));
     };
     restore_record(client, &back, replacing, &never).await?;
-    let temporary = renamed(item, &replacing.temporary)?;
-    if let Some(left) = item_api::read(client, &temporary).await.map_err(told)?
-        && left.config().contains_key(RESTORING)
-    {
-        remove(client, &left, &never).await?;
+    drop_import(client, replacing, &never).await
+}
+
+/// Removes the replacement where it has not taken its place.
+async fn drop_import(
+    client: &Client,
+    replacing: &Replacing,
+    never: &CancellationToken,
+) -> Result<(), String> {
+    let temporary = renamed(&replacing.item, &replacing.temporary)?;
+    let read = item_api::read(client, &temporary).await;
+    match read.map_err(|error| explained(&error))? {
+        Some(left) if left.config().contains_key(RESTORING) => remove(client, &left, never).await,
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 async fn restore_record(

@@ -1,7 +1,8 @@
 //! From a file of a repository to a server: decompressed, rewritten and sent while it is read.
 //!
 //! A thread reads, decompresses and rewrites; a short queue keeps memory independent of size. If it
-//! fails, the upload never looks finished to the server, which then has done nothing.
+//! fails, the upload never looks finished to the server, which then has done nothing. The same holds
+//! while a backup is still being checked: what is sent has no end before that has gone well.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -12,7 +13,7 @@ use futures_util::stream;
 use incus_client::Upload;
 use stapes_store::compress;
 use stapes_store::tar::{self, Action, EditError, Editor, ExportRules, Holes, Member};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Stored;
@@ -36,6 +37,17 @@ pub(crate) struct Source {
     pub(crate) raw: bool,
     /// Ends the upload between two blocks, so that the server drops what it has of it.
     pub(crate) cancel: CancellationToken,
+    /// Who checks the backup meanwhile. Without its word the upload does not end.
+    pub(crate) verdict: Option<oneshot::Receiver<Sound>>,
+}
+
+/// The word that a backup is what its checksums say.
+#[derive(Debug)]
+pub(crate) struct Sound;
+
+/// A check that runs beside the upload: who is told, and who waits.
+pub(crate) fn verdict() -> (oneshot::Sender<Sound>, oneshot::Receiver<Sound>) {
+    oneshot::channel()
 }
 
 /// More than the longest list that is written.
@@ -56,13 +68,15 @@ pub(crate) fn holes_of(stored: &Stored) -> Result<Holes, String> {
 }
 
 /// The upload of a source. `on_bytes` is told how many bytes have been read from the file.
-pub(crate) fn upload(source: Source, on_bytes: impl Fn(u64) + Send + 'static) -> Upload {
+pub(crate) fn upload(mut source: Source, on_bytes: impl Fn(u64) + Send + 'static) -> Upload {
     let (full, blocks) = mpsc::channel::<io::Result<Bytes>>(SENDING);
     // Not waited for: it ends when its queue does, and what it has to say goes through that.
     let _worker = tokio::task::spawn_blocking(move || {
         let mut writer = QueueWriter::new(full.clone(), source.cancel.clone());
+        let verdict = source.verdict.take();
         let sent = send(source, &mut writer, on_bytes)
-            .and_then(|()| writer.finish().map_err(|error| error.to_string()));
+            .and_then(|()| writer.finish().map_err(|error| error.to_string()))
+            .and_then(|()| wait_for(verdict));
         if let Err(cause) = sent {
             drop(full.blocking_send(Err(io::Error::other(cause))));
         }
@@ -71,6 +85,13 @@ pub(crate) fn upload(source: Source, on_bytes: impl Fn(u64) + Send + 'static) ->
         let block = blocks.recv().await?;
         Some((block, blocks))
     }))
+}
+
+fn wait_for(verdict: Option<oneshot::Receiver<Sound>>) -> Result<(), String> {
+    match verdict.map(oneshot::Receiver::blocking_recv) {
+        None | Some(Ok(Sound)) => Ok(()),
+        Some(Err(_)) => Err("the backup did not pass its check".to_owned()),
+    }
 }
 
 fn send(

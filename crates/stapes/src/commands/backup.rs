@@ -1,14 +1,13 @@
 //! `stapes backup`: from an Incus server into a repository.
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand, ValueEnum};
 use stapes_core::backup::{Compression, ImageChoice};
 use stapes_core::config::Consistency;
 use stapes_engine::backup::{self, Options, What};
 use stapes_engine::clock::Clock;
-use stapes_engine::repository;
+use stapes_engine::repository::{self, User};
 
+use crate::args::WorkArgs;
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{self, backup_plan};
@@ -134,15 +133,8 @@ struct OptionArgs {
     /// What happens to running instances while they are copied
     #[arg(long, global = true, value_enum, default_value_t = ConsistencyArg::Snapshot, value_name = "HOW")]
     consistency: ConsistencyArg,
-    /// How many seconds an instance may take to stop, with --consistency stop
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 300)]
-    stop_timeout: u32,
-    /// How many items are worked on at a time
-    #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
-    parallel: u16,
-    /// Show what would be read and how, and change nothing
-    #[arg(long, global = true)]
-    dry_run: bool,
+    #[command(flatten)]
+    work: WorkArgs,
 }
 
 impl OptionArgs {
@@ -157,8 +149,8 @@ impl OptionArgs {
                 ConsistencyArg::Stop => Consistency::Stop,
                 ConsistencyArg::Freeze => Consistency::Freeze,
             },
-            stop_timeout: Duration::from_secs(u64::from(self.stop_timeout)),
-            parallel: usize::from(self.parallel),
+            stop_timeout: self.work.stop_timeout(),
+            parallel: self.work.parallel(),
         }
     }
 }
@@ -192,14 +184,15 @@ pub(crate) async fn run(args: &BackupArgs, settings: &Settings) -> Result<Exit, 
     let server = args.places.server(settings, loaded.as_ref())?;
     let cancel = interrupt::token();
     let options = args.options.options();
-    if args.options.dry_run {
+    if args.options.work.dry_run {
         let prepared =
             backup::prepare(&server.name, server.client, &what, options, &cancel).await?;
         return Ok(backup_plan::show(&prepared, settings.format));
     }
-    let running = Running::begin("backup", settings, loaded.as_ref(), &server, &cancel).await?;
-    let now = Clock::System.now();
-    let opened = repository::open_or_init(target.dir(), running.state_dir(), now, running.run())?;
+    let running =
+        Running::begin("backup", settings, loaded.as_ref(), Some(&server), &cancel).await?;
+    let user = User::this_process("backup", Clock::System.now());
+    let opened = repository::open_or_init(target.dir(), running.state_dir(), user, running.run())?;
     if opened.is_new {
         output::note(settings, &format!("{} was empty and is a repository now", target.label));
     }

@@ -43,13 +43,12 @@ pub(crate) fn run(args: &InitArgs, settings: &Settings) -> Result<Exit, CommandE
     Ok(Exit::Complete)
 }
 
-/// Here it is no mistake that there is no repository, but that there is something else.
+/// Elsewhere it is missing; here a place was named in which none can be made.
 fn told(error: stapes_engine::Error) -> CommandError {
-    let holds_others = error.kind() == ErrorKind::NoRepository;
+    let is_taken = error.kind() == ErrorKind::NoRepository;
     let mut error = CommandError::from(error);
-    if holds_others {
-        error.exit = Exit::Failed;
-        error = error.with_help("choose an empty directory, or one that does not exist yet");
+    if is_taken {
+        error.exit = Exit::Usage;
     }
     error
 }

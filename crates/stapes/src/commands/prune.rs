@@ -9,12 +9,11 @@ use stapes_core::config::problem::Problem;
 use stapes_core::retention::Policy;
 use stapes_engine::clock::Clock;
 use stapes_engine::prune::{self, Prepared, Request};
-use stapes_engine::repository::{self, Use};
-use tokio_util::sync::CancellationToken;
+use stapes_engine::repository::{self, Use, User};
 
 use super::resource::Resource;
 use crate::args::Format;
-use crate::confirm::confirm;
+use crate::confirm::confirm_in_run;
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{self, backup_plan, thinning};
@@ -38,7 +37,7 @@ pub(crate) struct PruneArgs {
     #[command(subcommand)]
     what: Option<Resource>,
     /// Keep the newest N of each item
-    #[arg(long, global = true, value_name = "N", conflicts_with = "policy")]
+    #[arg(long, global = true, value_name = "N", conflicts_with = "policy", value_parser = count)]
     keep: Option<NonZeroU32>,
     /// Keep what this policy keeps, such as 6,1h2d,1d2w or daily=7,weekly=4 [default: `keep:` of the
     /// repository in the configuration]
@@ -49,6 +48,12 @@ pub(crate) struct PruneArgs {
     dry_run: bool,
     #[command(flatten)]
     places: PlaceArgs,
+}
+
+fn count(text: &str) -> Result<NonZeroU32, String> {
+    let count = text.parse::<u32>().map_err(|_| "write how many are to stay, as a number")?;
+    let none = "the newest complete backup of an item always stays; write 1 or more";
+    Ok(NonZeroU32::new(count).ok_or(none)?)
 }
 
 impl PruneArgs {
@@ -102,11 +107,11 @@ pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, C
         let prepared = prune::prepare(&opened.repository, &request)?;
         return show(&prepared, &request, &target, settings);
     }
-    let server = args.places.server(settings, loaded.as_ref())?;
+    let alone = || Use::Alone(User::this_process("prune", Clock::System.now()));
     let cancel = interrupt::token();
     let prepared = {
         // Nobody is asked about what cannot be done now, and nobody is kept out while people think.
-        let opened = repository::open(target.dir(), &state_dir, Use::Alone)?;
+        let opened = repository::open(target.dir(), &state_dir, alone())?;
         prune::prepare(&opened.repository, &request)?
     };
     check(&prepared)?;
@@ -114,12 +119,15 @@ pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, C
     if !settings.quiet && settings.format != Format::Json {
         output::error_part(&thinning::table(&prepared, &request.policy));
     }
-    ask(&prepared, settings.yes, &cancel).await?;
-    let opened = repository::open(target.dir(), &state_dir, Use::Alone)?;
+    let removed = thinning::consequences(&prepared);
+    confirm_in_run(removed, "Remove them?", settings.yes, &cancel).await?;
+    let opened = repository::open(target.dir(), &state_dir, alone())?;
     if let Some(warning) = &opened.warning {
         output::error_line(&format!("warning: {warning}"));
     }
-    let running = Running::begin("prune", settings, loaded.as_ref(), &server, &cancel).await?;
+    let server = args.places.server_if_any(settings, loaded.as_ref());
+    let running =
+        Running::begin("prune", settings, loaded.as_ref(), server.as_ref(), &cancel).await?;
     let repository = opened.repository.clone();
     running
         .end(async |state, machine, context| {
@@ -170,24 +178,4 @@ fn check(prepared: &Prepared) -> Result<(), CommandError> {
         return Ok(());
     }
     Err(CommandError::failed(told.join("\n       ")).with_help("nothing was changed"))
-}
-
-/// Asks about what goes.
-async fn ask(
-    prepared: &Prepared,
-    yes: bool,
-    cancel: &CancellationToken,
-) -> Result<(), CommandError> {
-    let lines = thinning::consequences(prepared);
-    if lines.is_empty() {
-        return Ok(());
-    }
-    let asked = tokio::task::spawn_blocking(move || confirm(&lines, "Remove them?", yes));
-    tokio::select! {
-        // Ctrl-C is an answer, too; nobody waits for the line that is never typed.
-        () = cancel.cancelled() => Err(stapes_engine::Error::Interrupted.into()),
-        answer = asked => answer.unwrap_or_else(|error| {
-            Err(CommandError::failed(format!("cannot ask: {error}")))
-        }),
-    }
 }

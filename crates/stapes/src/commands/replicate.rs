@@ -16,7 +16,7 @@ use stapes_engine::run::{RunContext, RunLock, State, new_run_id};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Format;
-use crate::confirm::confirm;
+use crate::confirm::confirm_in_run;
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{self, plan::PlanParts};
@@ -213,18 +213,7 @@ impl JobRun<'_> {
             .flat_map(|target| &target.copy.forced)
             .map(|what| format!("overwrite: {what}"))
             .collect();
-        if forced.is_empty() {
-            return Ok(());
-        }
-        let yes = self.settings.yes;
-        let asked = tokio::task::spawn_blocking(move || confirm(&forced, "Overwrite these?", yes));
-        tokio::select! {
-            // Ctrl-C is an answer, too; nobody waits for the line that is never typed.
-            () = cancel.cancelled() => Err(stapes_engine::Error::Interrupted.into()),
-            answer = asked => answer.unwrap_or_else(|error| {
-                Err(CommandError::failed(format!("cannot ask: {error}")))
-            }),
-        }
+        confirm_in_run(forced, "Overwrite these?", self.settings.yes, cancel).await
     }
 
     fn consumers(&self) -> Vec<Box<dyn Consumer>> {

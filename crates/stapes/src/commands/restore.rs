@@ -6,12 +6,12 @@ use clap::{Args, Subcommand};
 use stapes_core::backup::choose::Which;
 use stapes_core::backup::{BackupKind, Version, Wanted};
 use stapes_core::restore::{Existing, MapKind, Maps, RestoreOptions};
-use stapes_engine::repository::{self, Use};
+use stapes_engine::clock::Clock;
+use stapes_engine::repository::{self, Use, User};
 use stapes_engine::restore::{self, From, Prepared, Request};
-use tokio_util::sync::CancellationToken;
 
-use crate::args::Format;
-use crate::confirm::confirm;
+use crate::args::{Format, WorkArgs};
+use crate::confirm::confirm_in_run;
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::{self, backup_plan, restore_plan};
@@ -112,15 +112,8 @@ struct OptionArgs {
     /// Stop instances that use a replaced volume, kill what does not stop, remove configuration
     #[arg(long, global = true)]
     force: bool,
-    /// How many seconds an instance may take to stop
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 300)]
-    stop_timeout: u32,
-    /// How many items are worked on at a time
-    #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
-    parallel: u16,
-    /// Show the preview and change nothing
-    #[arg(long, global = true)]
-    dry_run: bool,
+    #[command(flatten)]
+    work: WorkArgs,
 }
 
 impl OptionArgs {
@@ -176,8 +169,8 @@ impl RestoreArgs {
             wanted,
             which: self.options.which()?,
             options: self.options.options()?,
-            stop_timeout: std::time::Duration::from_secs(u64::from(self.options.stop_timeout)),
-            parallel: usize::from(self.options.parallel),
+            stop_timeout: self.options.work.stop_timeout(),
+            parallel: self.options.work.parallel(),
         })
     }
 
@@ -192,7 +185,7 @@ impl RestoreArgs {
 
     /// `restore config` is a preview unless it is told otherwise.
     fn only_shows(&self) -> bool {
-        self.options.dry_run || matches!(self.what, WhatArgs::Config { apply: false })
+        self.options.work.dry_run || matches!(self.what, WhatArgs::Config { apply: false })
     }
 }
 
@@ -205,7 +198,8 @@ pub(crate) async fn run(args: &RestoreArgs, settings: &Settings) -> Result<Exit,
         Some(_) => None,
         None => {
             let target: RepositoryPlace = args.places.repository(loaded.as_ref())?;
-            Some(repository::open(target.dir(), &state_dir, Use::Shared)?)
+            let user = User::this_process("restore", Clock::System.now());
+            Some(repository::open(target.dir(), &state_dir, Use::Shared(user))?)
         }
     };
     let from = match (args.archive(), &opened) {
@@ -219,14 +213,17 @@ pub(crate) async fn run(args: &RestoreArgs, settings: &Settings) -> Result<Exit,
             restore::prepare(&server.name, server.client.clone(), from, request, &cancel).await?;
         return show(&prepared, settings);
     }
-    let running = Running::begin("restore", settings, loaded.as_ref(), &server, &cancel).await?;
+    let running =
+        Running::begin("restore", settings, loaded.as_ref(), Some(&server), &cancel).await?;
     let prepared =
         restore::prepare(&server.name, server.client.clone(), from, request, &cancel).await?;
     check(&prepared)?;
     if !settings.quiet && settings.format != Format::Json {
         output::error_part(&preview(&prepared));
     }
-    ask(&prepared, settings.yes, &cancel).await?;
+    let mut destroyed = prepared.plan.destructive();
+    destroyed.extend(prepared.config_changes());
+    confirm_in_run(destroyed, "Go on?", settings.yes, &cancel).await?;
     running.end(async |state, _, context| Ok(restore::run(&prepared, state, context).await)).await
 }
 
@@ -270,25 +267,4 @@ fn check(prepared: &Prepared) -> Result<(), CommandError> {
         return Ok(());
     }
     Err(CommandError::failed(told.join("\n       ")).with_help("nothing was changed"))
-}
-
-/// Asks about what is stopped, replaced and removed.
-async fn ask(
-    prepared: &Prepared,
-    yes: bool,
-    cancel: &CancellationToken,
-) -> Result<(), CommandError> {
-    let mut lines = prepared.plan.destructive();
-    lines.extend(prepared.config_changes());
-    if lines.is_empty() {
-        return Ok(());
-    }
-    let asked = tokio::task::spawn_blocking(move || confirm(&lines, "Go on?", yes));
-    tokio::select! {
-        // Ctrl-C is an answer, too; nobody waits for the line that is never typed.
-        () = cancel.cancelled() => Err(stapes_engine::Error::Interrupted.into()),
-        answer = asked => answer.unwrap_or_else(|error| {
-            Err(CommandError::failed(format!("cannot ask: {error}")))
-        }),
-    }
 }

@@ -2,7 +2,8 @@
 
 use clap::Args;
 use stapes_core::backup::Version;
-use stapes_engine::repository::{self, Use};
+use stapes_engine::clock::Clock;
+use stapes_engine::repository::{self, Use, User};
 use stapes_engine::verify::{self, Request, Share};
 
 use super::resource::Resource;
@@ -67,16 +68,18 @@ pub(crate) async fn run(args: &VerifyArgs, settings: &Settings) -> Result<Exit, 
     let loaded = settings.load_config_if_any()?;
     let request = args.request()?;
     let target = args.places.repository(loaded.as_ref())?;
-    let server = args.places.server(settings, loaded.as_ref())?;
     let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
-    let opened = repository::open(target.dir(), &state_dir, Use::Shared)?;
+    let user = User::this_process("verify", Clock::System.now());
+    let opened = repository::open(target.dir(), &state_dir, Use::Shared(user))?;
     if let Some(warning) = &opened.warning {
         output::error_line(&format!("warning: {warning}"));
     }
     let prepared = verify::prepare(&opened.repository, &request)?;
     backup_plan::refuse_unclear_names(&prepared.problems)?;
     let cancel = interrupt::token();
-    let running = Running::begin("verify", settings, loaded.as_ref(), &server, &cancel).await?;
+    let server = args.places.server_if_any(settings, loaded.as_ref());
+    let running =
+        Running::begin("verify", settings, loaded.as_ref(), server.as_ref(), &cancel).await?;
     let repository = opened.repository.clone();
     running.end(async |_, _, context| Ok(verify::run(prepared, repository, context).await)).await
 }

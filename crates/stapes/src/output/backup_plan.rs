@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use stapes_core::backup::{Hold, NameProblem, NameProblemKind, Reading};
+use stapes_core::backup::{Hold, Holding, NameProblem, NameProblemKind, Reading};
+use stapes_core::item::ItemId;
 use stapes_core::units::counted;
 use stapes_engine::backup::{Planned, Prepared};
 
@@ -74,13 +75,18 @@ fn as_table(prepared: &Prepared) -> String {
 }
 
 fn holds(reading: &Reading) -> String {
-    let Some((how, users)) = &reading.hold else { return "-".to_owned() };
-    let verb = match how {
+    let Some(holding) = &reading.holding else { return "-".to_owned() };
+    let verb = match holding.how {
         Hold::Stop => "stops",
         Hold::Freeze => "freezes",
     };
-    let names: Vec<String> = users.iter().map(stapes_core::item::ItemId::path).collect();
-    format!("{verb} {}", names.join(", "))
+    // What may also fail is about the moment of a copy on write.
+    let how_long = if holding.is_required { "" } else { " for a moment" };
+    format!("{verb} {}{how_long}", names(holding).join(", "))
+}
+
+fn names(holding: &Holding) -> Vec<String> {
+    holding.instances.iter().map(ItemId::path).collect()
 }
 
 fn as_json(prepared: &Prepared) -> String {
@@ -103,9 +109,10 @@ fn item_json(planned: &Planned) -> Value {
         "item": backup_item_json(&planned.item),
         "method": reading.map(|reading| reading.method.as_str()),
         "optimized": reading.map(|reading| reading.optimized),
-        "holds": reading.and_then(|reading| reading.hold.as_ref()).map(|(how, users)| json!({
-            "how": match how { Hold::Stop => "stop", Hold::Freeze => "freeze" },
-            "instances": users.iter().map(stapes_core::item::ItemId::path).collect::<Vec<_>>(),
+        "holds": reading.and_then(|reading| reading.holding.as_ref()).map(|holding| json!({
+            "how": match holding.how { Hold::Stop => "stop", Hold::Freeze => "freeze" },
+            "instances": names(holding),
+            "required": holding.is_required,
         })),
         "remarks": reading.map(|reading| reading.remarks.clone()).unwrap_or_default(),
     })

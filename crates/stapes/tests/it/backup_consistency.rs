@@ -4,8 +4,9 @@
 use stapes_testing::{Launch, Scope};
 
 use crate::backup_lab::{Site, Stored, assert_clean};
+use crate::crash::launch_stubborn;
 use crate::lab::{Lab, texts};
-use crate::rig::{MIB, assert_says, bulk, init_pid, next_second, status, wait_until};
+use crate::rig::{MIB, assert_says, bulk, causes, init_pid, next_second, status, wait_until};
 
 /// Counts in `a` first and in `z` then, as fast as it can, without ever shortening a file, and leaves
 /// the processor to whoever else wants it.
@@ -147,4 +148,20 @@ fn a_container_is_held_only_while_it_is_copied_and_runs_again_then() {
         assert_eq!(ran.item("instance", "c1")["outcome"], "complete");
         assert_clean(&site, &source);
     }
+}
+
+#[test]
+fn what_does_not_stop_is_left_running_and_its_backup_fails_with_advice_that_fits() {
+    let lab = Lab::new();
+    let source = lab.source();
+    launch_stubborn(&source, "c1");
+    let init = init_pid(&source, "c1");
+    let site = Site::new(&lab);
+    let arguments = ["instances", "--consistency", "stop", "--stop-timeout", "1"];
+    let ran = site.backup(&arguments).expect_code(1);
+    let advice = "Give it longer with --stop-timeout, or use --consistency freeze";
+    assert_says(&causes(&ran, "c1"), &["it did not stop within 1 s", "left running", advice]);
+    assert_eq!(init_pid(&source, "c1"), init);
+    assert_eq!(held(&lab), 0);
+    assert_clean(&site, &source);
 }

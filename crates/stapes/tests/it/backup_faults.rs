@@ -9,7 +9,9 @@ use stapes_testing::{Direction, IncusServer, Launch, Scope, ServerOptions, TcpPr
 
 use crate::backup_lab::{Site, assert_clean, leftovers, tool};
 use crate::lab::{Lab, on_incus7, operations};
-use crate::rig::{MIB, assert_says, by_proxy, causes, is_idle, new_fake, status, wait_until};
+use crate::rig::{
+    MIB, assert_says, by_proxy, causes, is_idle, new_fake, next_second, remarks, status, wait_until,
+};
 
 /// A small ext4 of its own, mounted for as long as this lives.
 struct Disk {
@@ -61,6 +63,27 @@ fn noise(bytes: usize) -> Vec<u8> {
         state.to_le_bytes()
     };
     (0..bytes / 8).flat_map(|_| next()).collect()
+}
+
+#[test]
+fn what_cannot_be_frozen_is_copied_all_the_same_unless_somebody_asked_for_it() {
+    let lab = Lab::new();
+    let source = lab.source();
+    source.launch("c1").unwrap();
+    let site = Site::new(&lab);
+    // Nobody is held of whom the journal cannot know.
+    let disk = Disk::new(12);
+    fs::create_dir_all(lab.state_dir()).unwrap();
+    std::os::unix::fs::symlink(disk.path(), lab.state_dir().join("journal")).unwrap();
+    disk.remount("ro");
+    let ran = site.backup(&["instances"]).complete();
+    let told = remarks(&ran, "instance", "c1");
+    assert_says(&told, &["Read-only file system", "it went on while it was copied", "power cut"]);
+    next_second();
+    let ran = site.backup(&["instances", "--consistency", "freeze"]).expect_code(1);
+    assert_says(&causes(&ran, "c1"), &["Read-only file system"]);
+    assert_eq!(status(&source, "c1"), "Running");
+    assert_clean(&site, &source);
 }
 
 #[test]

@@ -199,6 +199,30 @@ fn a_dry_run_shows_how_each_item_is_read_and_changes_nothing() {
 }
 
 #[test]
+fn a_dry_run_shows_who_is_frozen_for_the_moment_of_a_copy_on_write() {
+    let lab = Lab::new();
+    let source = lab.source();
+    source.launch("busy").unwrap();
+    source.create("idle").unwrap();
+    source.volume("local", "data").unwrap();
+    source.attach("local", "data", "busy", "/data").unwrap();
+    let site = Site::new(&lab);
+    let plan = site.backup(&["all", "--images", "none", "--dry-run"]).complete().json();
+    let held = json!({
+        "how": "freeze", "instances": [format!("{}:busy", lab.name())], "required": false,
+    });
+    let items = plan["items"].as_array().unwrap();
+    for (name, holds) in [("busy", &held), ("data", &held), ("idle", &Value::Null)] {
+        let item = items.iter().find(|item| item["item"]["name"] == name).unwrap();
+        assert_eq!(&item["holds"], holds, "{name}");
+    }
+    let target = format!("dir:{}", site.repository().display());
+    let arguments = ["instances", "--dry-run", "--target", &target, "--project", lab.name()];
+    let ran = run(&mut site.plain_command(&arguments)).complete();
+    assert_says(&ran.stdout, &[&format!("freezes {}:busy for a moment", lab.name())]);
+}
+
+#[test]
 fn events_of_a_backup_have_a_stable_shape() {
     let lab = Lab::new();
     lab.source().create("web").unwrap();

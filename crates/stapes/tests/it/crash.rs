@@ -20,7 +20,7 @@ fn journal(lab: &Lab) -> Vec<String> {
 }
 
 /// A container whose first process does not care for a request to stop.
-fn launch_stubborn(scope: &Scope<'_>, instance: &str) {
+pub(crate) fn launch_stubborn(scope: &Scope<'_>, instance: &str) {
     scope.create(instance).unwrap();
     let init = "#!/bin/sh\ntrap '' PWR TERM INT HUP\nwhile :; do sleep 1; done\n";
     scope.write("local", instance, "sbin/init", init.as_bytes()).unwrap();

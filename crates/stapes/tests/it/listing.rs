@@ -212,7 +212,7 @@ fn init_makes_a_repository_and_its_directory_once() {
 
     fs::create_dir(home.path().join("music")).unwrap();
     fs::write(home.path().join("music/song"), "la").unwrap();
-    let ran = init("dir:music").expect_code(1);
+    let ran = init("dir:music").expect_code(2);
     assert_says(
         &ran.stderr,
         &["it holds other things, such as «song»", "choose an empty directory"],

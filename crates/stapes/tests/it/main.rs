@@ -11,11 +11,15 @@ mod backup_consistency;
 #[cfg(test)]
 mod backup_faults;
 #[cfg(test)]
+mod backup_full;
+#[cfg(test)]
 mod backup_killed;
 #[cfg(test)]
 mod backup_kinds;
 #[cfg(test)]
 mod backup_lab;
+#[cfg(test)]
+mod backup_snapshots;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
@@ -43,11 +47,15 @@ mod modes;
 #[cfg(test)]
 mod notify;
 #[cfg(test)]
+mod odd_names;
+#[cfg(test)]
 mod onboarding;
 #[cfg(test)]
 mod output;
 #[cfg(test)]
 mod policy;
+#[cfg(test)]
+mod printed;
 #[cfg(test)]
 mod prune;
 #[cfg(test)]
@@ -59,6 +67,8 @@ mod restore_beside;
 #[cfg(test)]
 mod restore_config;
 #[cfg(test)]
+mod restore_created;
+#[cfg(test)]
 mod restore_cycle;
 #[cfg(test)]
 mod restore_input;
@@ -67,7 +77,11 @@ mod restore_killed;
 #[cfg(test)]
 mod restore_lab;
 #[cfg(test)]
+mod restore_maps;
+#[cfg(test)]
 mod restore_replace;
+#[cfg(test)]
+mod restore_rivals;
 #[cfg(test)]
 mod restricted;
 #[cfg(test)]
@@ -78,6 +92,8 @@ mod rig;
 mod selection;
 #[cfg(test)]
 mod shelf;
+#[cfg(test)]
+mod turnstile;
 #[cfg(test)]
 mod verify;
 #[cfg(test)]

@@ -160,7 +160,8 @@ fn what_is_to_stay_has_to_be_said_and_understood() {
         assert_says(&ran.stderr, texts);
     };
     refused(&[], &["it is not said what is to stay", "--keep N or --policy"]);
-    refused(&["--keep", "0"], &["'0'", "--keep <N>"]);
+    refused(&["--keep", "0"], &["'0'", "--keep <N>", "always stays; write 1 or more"]);
+    refused(&["--keep", "all"], &["'all'", "write how many are to stay"]);
     refused(&["--keep", "1", "--policy", "1d2w"], &["cannot be used with"]);
     refused(
         &["--policy", "dayly=7"],
@@ -193,6 +194,51 @@ fn a_repository_that_somebody_uses_is_not_thinned() {
     // A program that another test begins to start has the lock's file open until it is really started.
     std::thread::sleep(std::time::Duration::from_millis(200));
     prune(&shelf, &["--keep", "1", "-y"]).complete();
+}
+
+#[test]
+fn whoever_is_kept_out_is_told_by_which_process() {
+    let shelf = Shelf::new();
+    for second in 0..200 {
+        shelf.store(&instance("web"), second, &[("export.tar.zst", b"x")]);
+    }
+    let arguments = ["verify", "--parallel", "1", "--output", "json"];
+    let mut verification = Background::start(&mut shelf.command(&arguments));
+    verification.wait_for(|event| event["event"] == "step-started");
+    verification.signal(Signal::STOP);
+    let ran = prune(&shelf, &["--keep", "1", "-y"]).expect_code(11);
+    let who = format!("verify (process {} on ", verification.pid());
+    assert_says(&ran.stderr, &["is locked", &who, "UTC) uses it; wait for it to end"]);
+    // A dead one is not blamed, and keeps nobody out.
+    verification.kill();
+    prune(&shelf, &["--keep", "1", "-y"]).complete();
+    assert_eq!(fs::read(shelf.repository.root().join(".lock")).unwrap(), b"");
+}
+
+#[test]
+fn neither_checking_nor_thinning_needs_a_server() {
+    let shelf = Shelf::new();
+    for day in 0..3 {
+        shelf.instance("web", day * DAY);
+    }
+    for arguments in [&["verify"][..], &["prune", "--keep", "1", "-y"]] {
+        let mut command = shelf.command(arguments);
+        command.env("STAPES_INCUS", "nosuch").env("INCUS_SOCKET", "/nonexistent");
+        run(&mut command).complete();
+    }
+    assert_eq!(days(&shelf), ["03"]);
+}
+
+#[test]
+fn ctrl_c_at_the_question_removes_nothing() {
+    let shelf = week();
+    shelf.listed();
+    let before = tree(shelf.repository.root());
+    let inner = shelf.command(&["prune", "--keep", "1"]);
+    // Nobody types a line, and the terminal stays open.
+    let ran = run(&mut on_terminal(&inner, r"sleep 1; printf '\003'; sleep 4")).expect_code(130);
+    assert_says(&ran.stdout, &["Remove them? [y/N]", "interrupted"]);
+    assert_eq!(tree(shelf.repository.root()), before);
 }
 
 #[test]

@@ -51,9 +51,8 @@ fn a_copy_beside_its_original_has_an_identity_of_its_own_and_does_nothing_by_its
     {
         assert_eq!(config(&copy, &format!("user.stapes.original.{key}")), value);
     }
-    for key in ["snapshots.schedule", "snapshots.expiry"] {
-        assert_eq!(config(&copy, key), "", "{key}");
-    }
+    assert_eq!(config(&copy, "snapshots.schedule"), "@never");
+    assert_eq!(config(&copy, "snapshots.expiry"), "");
     let snapshot = here.api("GET", "/1.0/instances/copy/snapshots/s1", None).unwrap();
     assert_eq!(snapshot["expires_at"], "0001-01-01T00:00:00Z");
     assert_same_files(&exported, &as_exported(here.snapshot_rootfs("local", "copy", "s1")));
@@ -63,6 +62,47 @@ fn a_copy_beside_its_original_has_an_identity_of_its_own_and_does_nothing_by_its
     let started = ["instance", "web", "--target-name", "third", "--start"];
     keep.restore(&started).complete();
     assert_eq!(status(&here, "third"), "Running");
+}
+
+#[test]
+fn a_copy_in_the_format_of_the_driver_has_an_identity_of_its_own_too() {
+    let keep = Keep::new();
+    let here = keep.here();
+    here.create("web").unwrap();
+    let patch = json!({
+        "config": { "boot.autostart": "true", "snapshots.schedule": "@daily" },
+        "devices": { "eth0": { "type": "nic", "nictype": "p2p" } },
+    });
+    here.api("PATCH", "/1.0/instances/web", Some(&patch)).unwrap();
+    here.state("web", "start", false).unwrap();
+    keep.backup(&["instances", "--optimized"]);
+    let original = instance_record(&here, "web");
+    keep.restore(&["instance", "web", "--target-name", "copy", "--start"]).complete();
+    let copy = here.api("GET", "/1.0/instances/copy", None).unwrap();
+    for key in ["volatile.uuid", "volatile.eth0.hwaddr"] {
+        let ours = config(&copy, key);
+        assert!(!ours.is_empty() && ours != config(&original, key), "{key}: {ours}");
+    }
+    assert_eq!(config(&copy, "boot.autostart"), "false");
+    assert_eq!(config(&copy, "snapshots.schedule"), "");
+    assert_eq!(config(&copy, "user.stapes.original.snapshots.schedule"), "@daily");
+}
+
+#[test]
+fn a_volume_beside_its_original_makes_and_expires_no_snapshots() {
+    let keep = Keep::new();
+    let here = keep.here();
+    here.volume("local", "data").unwrap();
+    let patch = json!({ "config": { "snapshots.schedule": "@daily", "snapshots.expiry": "4w" } });
+    let path = "/1.0/storage-pools/local/volumes/custom/data";
+    here.api("PATCH", path, Some(&patch)).unwrap();
+    keep.backup(&["volumes"]);
+    keep.restore(&["volume", "local/data", "--target-name", "copy"]).complete();
+    let copy = here.api("GET", "/1.0/storage-pools/local/volumes/custom/copy", None).unwrap();
+    for (key, value) in [("snapshots.schedule", "@daily"), ("snapshots.expiry", "4w")] {
+        assert_eq!(config(&copy, key), "", "{key}");
+        assert_eq!(config(&copy, &format!("user.stapes.original.{key}")), value);
+    }
 }
 
 #[test]

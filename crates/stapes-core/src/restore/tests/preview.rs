@@ -143,4 +143,8 @@ fn a_copy_beside_the_original_gets_an_identity_of_its_own_and_a_moved_one_keeps_
     assert!(fresh(&named, &present) && fresh(&named, &empty));
     let moved = RestoreOptions { maps: maps(&[(MapKind::Project, "default=lab")]), ..plain() };
     assert!(fresh(&moved, &present) && !fresh(&moved, &empty));
+    let volume = |options: &RestoreOptions, target: &ServerFacts| {
+        decide(&[disk("data")], target, options).rows[0].fresh_identity
+    };
+    assert!(volume(&named, &empty) && !volume(&plain(), &empty));
 }
