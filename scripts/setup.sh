@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests and the demo need on Debian 12 or 13: Incus 6.0 LTS and its tools, and
-# what builds the workspace besides Rust.
+# Installs what the tests and the demo need on Debian 12 or 13: Incus 6.0 LTS and its tools, restic
+# and an SSH server to test repositories with, and what builds the workspace besides Rust.
 #
 #   setup.sh             install what is missing; silent and quick when nothing is
 #   setup.sh --check     only say what is missing; exit 1 if anything is
@@ -33,6 +33,11 @@ WANTED=(
   libc6-dev:/usr/include/stdio.h
   make:make
   pkg-config:pkg-config
+  restic:restic
+  rclone:rclone
+  openssh-client:ssh-keygen
+  openssh-server:sshd
+  openssh-sftp-server:/usr/lib/openssh/sftp-server
 )
 LINT_WANTED=(shellcheck:shellcheck)
 PICTURE_WANTED=(python3:python3)

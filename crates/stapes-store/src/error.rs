@@ -5,6 +5,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::storage::{Cause, Failure};
 
 /// The result of an operation on a repository.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -18,6 +21,8 @@ pub enum ErrorKind {
     Damaged,
     /// Somebody else uses the repository in a way that excludes this one.
     Locked,
+    /// No key of the repository opens with the password.
+    WrongPassword,
     /// The repository has no such backup, or the backup no such file.
     NotFound,
     /// The file system or a quota is full.
@@ -28,7 +33,11 @@ pub enum ErrorKind {
     Refused,
     /// The caller wanted it to end.
     Cancelled,
-    /// The operating system failed at it.
+    /// The credentials or the permissions do not suffice.
+    Denied,
+    /// The server does not answer, or the folder, bucket or file system below the repository is gone.
+    Unreachable,
+    /// The operating system or a server failed at it.
     Io,
 }
 
@@ -60,6 +69,22 @@ pub enum Error {
         /// What the other one may be doing.
         why: &'static str,
     },
+    /// Another process, perhaps on another machine, has a lock file in the repository.
+    #[error("the repository {repository} is locked: {why}")]
+    InUse {
+        /// The repository.
+        repository: String,
+        /// By whom, since when, and what to do if that is not so.
+        why: String,
+    },
+    /// No key of the repository opens with the password.
+    #[error("the password does not open the repository {repository}: {why}")]
+    WrongPassword {
+        /// The repository.
+        repository: String,
+        /// Which keys were tried.
+        why: String,
+    },
     /// The repository has no such thing.
     #[error("{what} does not exist in the repository")]
     NotFound {
@@ -90,6 +115,16 @@ pub enum Error {
         /// What the operating system says.
         source: io::Error,
     },
+    /// The storage below a repository failed at it.
+    #[error("could not {doing} {what}")]
+    Storage {
+        /// What was done, as a verb.
+        doing: &'static str,
+        /// To which file of which storage, without secrets.
+        what: String,
+        /// Why it failed.
+        source: Failure,
+    },
     /// A compressor could not be set up.
     #[error("could not {doing}")]
     Compression {
@@ -98,6 +133,9 @@ pub enum Error {
         /// What the library says.
         source: io::Error,
     },
+    /// One failure that several are told of.
+    #[error(transparent)]
+    Shared(Arc<Error>),
 }
 
 impl Error {
@@ -106,7 +144,8 @@ impl Error {
         match self {
             Self::NoRepository { .. } => ErrorKind::NoRepository,
             Self::Damaged { .. } => ErrorKind::Damaged,
-            Self::Locked { .. } => ErrorKind::Locked,
+            Self::Locked { .. } | Self::InUse { .. } => ErrorKind::Locked,
+            Self::WrongPassword { .. } => ErrorKind::WrongPassword,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Refused { .. } => ErrorKind::Refused,
             Self::Cancelled { .. } => ErrorKind::Cancelled,
@@ -115,13 +154,28 @@ impl Error {
                 io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
                 _ => ErrorKind::Io,
             },
+            Self::Storage { source, .. } => match source.cause() {
+                Cause::Exists => ErrorKind::Refused,
+                Cause::Short => ErrorKind::Damaged,
+                Cause::Denied => ErrorKind::Denied,
+                Cause::Full => ErrorKind::Full,
+                Cause::ReadOnly => ErrorKind::ReadOnly,
+                Cause::Gone | Cause::Temporary => ErrorKind::Unreachable,
+                Cause::Other => ErrorKind::Io,
+            },
             Self::Compression { .. } => ErrorKind::Io,
+            Self::Shared(error) => error.kind(),
         }
     }
 
     /// For `map_err`: the operating system failed at `doing` with `path`.
     pub(crate) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File { doing, path: path.to_owned(), source }
+    }
+
+    /// The storage failed at `doing` with `what`.
+    pub(crate) fn storage(doing: &'static str, what: &str, source: Failure) -> Self {
+        Self::Storage { doing, what: what.to_owned(), source }
     }
 
     pub(crate) fn damaged(what: impl Into<String>, why: impl Into<String>) -> Self {

@@ -7,6 +7,8 @@
 pub mod compress;
 pub mod dir;
 mod error;
+pub mod restic;
+pub mod storage;
 pub mod tar;
 
 pub use error::{Error, ErrorKind, Result};

@@ -9,7 +9,9 @@
 //! of tar would see two different archives (a size in a link, two names for one member, a global
 //! header that renames everything), the archive is refused: Incus reads it with two readers itself.
 
+mod attributes;
 mod error;
+mod expand;
 mod header;
 mod holes;
 mod pax;
@@ -17,7 +19,9 @@ mod reader;
 mod rewrite;
 mod rules;
 mod source;
+mod write;
 
+pub use attributes::{Attributes, Records, TarTime};
 pub use error::{TarError, TarErrorKind};
 pub use header::{Member, MemberKind};
 pub use holes::Holes;
@@ -27,6 +31,7 @@ pub use rewrite::{
     rewrite_with_holes,
 };
 pub use rules::ExportRules;
+pub use write::{NewMember, Writer};
 
 use std::io::Read;
 

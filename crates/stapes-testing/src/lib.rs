@@ -5,8 +5,9 @@
 //! project on both of them for each test.
 //! [`IncusServer::start`] gives a test a server of its own, to kill, to pause or to configure.
 //! [`TcpProxy`] breaks the network between the client and a real server, [`fake::FakeIncus`] speaks
-//! the REST protocol from a script, [`sinks::HttpSink`] stands in for notification services, and
-//! [`tree`] compares file trees byte for byte.
+//! the REST protocol from a script, [`sinks::HttpSink`] stands in for notification services,
+//! [`storage_servers`] are real servers for repositories (SFTP, REST, S3), and [`tree`] compares file
+//! trees byte for byte.
 //!
 //! The crate needs root and what `scripts/setup.sh` installs.
 //! It knows none of our other crates, so that any of them can use it as a dev-dependency, and it
@@ -22,6 +23,7 @@ mod reply;
 mod serve;
 mod server;
 pub mod sinks;
+pub mod storage_servers;
 mod supervisor;
 pub mod tree;
 

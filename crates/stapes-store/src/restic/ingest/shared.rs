@@ -1,0 +1,240 @@
+//! What the threads of one ingest have in common: the queues between them, the packs that are being
+//! filled, which blobs somebody is storing already, and the first failure.
+//!
+//! Nothing is computed here.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustic_core::BlobId;
+use rustic_core::repofile::BlobType;
+
+use super::super::files::PackRecord;
+use super::super::index::Index;
+use super::super::repository::Repository;
+use super::content::Ticket;
+use super::cuts::Cuts;
+use super::pack::{Pack, Sealed};
+use super::queue::Queue;
+use super::store::Unindexed;
+use crate::storage::{Cause, Failure};
+use crate::{Error, Result};
+
+/// Chunks that wait for a worker, in bytes; each worker has one more.
+const WAITING_BYTES: usize = 48 << 20;
+/// Buffers that are kept for the next chunk, and how large they may be.
+const SPARE_BUFFERS: usize = 8;
+const SPARE_BUFFER_BYTES: usize = 3 << 20;
+/// Full packs that wait to be stored. Storing begins at once while a thread is free.
+const WAITING_PACKS: usize = 1;
+
+/// Something for a worker to store.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// A chunk of content: the first `length` bytes, which are hashed by the worker.
+    Chunk { bytes: Vec<u8>, length: usize, ticket: Ticket },
+    /// A tree whose hash is known and which nobody else stores.
+    Tree { json: Vec<u8>, digest: [u8; 32] },
+}
+
+/// What the threads of one ingest have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) repository: Arc<Repository>,
+    pub(super) index: Arc<Index>,
+    pub(super) cuts: Cuts,
+    pub(super) level: i32,
+    pub(super) jobs: Queue<Job>,
+    pub(super) full_packs: Queue<Pack>,
+    pub(super) unindexed: Mutex<Unindexed>,
+    pub(super) counters: Counters,
+    /// Data and trees never share a pack: trees are read much more often.
+    filling: [Mutex<Pack>; 2],
+    claimed: Mutex<HashSet<(BlobType, BlobId)>>,
+    spare_buffers: Mutex<Vec<Vec<u8>>>,
+    spare_packs: Mutex<Vec<Vec<u8>>>,
+    cancel: Arc<AtomicBool>,
+    failure: Mutex<Option<Arc<Error>>>,
+}
+
+/// What was done until now.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) read_bytes: AtomicU64,
+    pub(super) new_data_blobs: AtomicU64,
+    pub(super) new_tree_blobs: AtomicU64,
+    pub(super) new_bytes: AtomicU64,
+    pub(super) stored_bytes: AtomicU64,
+    pub(super) packs: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64, number: usize) {
+        // A length in memory always fits.
+        counter.fetch_add(u64::try_from(number).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        repository: Arc<Repository>,
+        index: Arc<Index>,
+        level: i32,
+        cancel: Arc<AtomicBool>,
+    ) -> Result<Self> {
+        let cuts = Cuts::new(&repository.config().chunker_polynomial)?;
+        Ok(Self {
+            repository,
+            index,
+            cuts,
+            level,
+            jobs: Queue::new(WAITING_BYTES),
+            full_packs: Queue::new(WAITING_PACKS),
+            unindexed: Mutex::default(),
+            counters: Counters::default(),
+            filling: Default::default(),
+            claimed: Mutex::default(),
+            spare_buffers: Mutex::default(),
+            spare_packs: Mutex::default(),
+            cancel,
+            failure: Mutex::default(),
+        })
+    }
+
+    /// Whether the caller is to store this blob: `false` if it is in the repository or on its way.
+    pub(super) fn claim(&self, kind: BlobType, id: BlobId) -> bool {
+        if !lock(&self.claimed).insert((kind, id)) {
+            return false;
+        }
+        // Asked second, because a stored pack is added to the index before its claims end.
+        if self.index.has(kind, &id) {
+            lock(&self.claimed).remove(&(kind, id));
+            return false;
+        }
+        true
+    }
+
+    /// A pack is durable: the index has it now, and its blobs need no claims any more.
+    pub(super) fn release(&self, pack: &PackRecord) {
+        self.index.add_pack(pack);
+        let mut claimed = lock(&self.claimed);
+        for blob in &pack.blobs {
+            claimed.remove(&(blob.kind, blob.id));
+        }
+    }
+
+    /// Puts a sealed blob into the pack of its kind, and that into the queue when it is full.
+    ///
+    /// # Errors
+    /// If the ingest was stopped.
+    pub(super) fn append(&self, blob: Sealed<'_>) -> Result<()> {
+        let mut filling = lock(self.filling_of(blob.kind));
+        if !filling.append(blob) {
+            let why = "it is larger than what a pack can hold";
+            return Err(Error::refused(format!("storing a {} blob", blob.kind), why));
+        }
+        if !filling.is_full() {
+            return Ok(());
+        }
+        let next = Pack::reusing(lock(&self.spare_packs).pop().unwrap_or_default());
+        let full = std::mem::replace(&mut *filling, next);
+        // The lock is kept: while no storage thread is free, other workers must not fill packs either.
+        if self.full_packs.push(full, 1) { Ok(()) } else { Err(self.stopped()) }
+    }
+
+    /// Puts what is left into the queue, when no worker appends any more.
+    pub(super) fn flush(&self) {
+        for filling in &self.filling {
+            let pack = std::mem::take(&mut *lock(filling));
+            if !pack.is_empty() {
+                self.full_packs.push(pack, 1);
+            }
+        }
+    }
+
+    fn filling_of(&self, kind: BlobType) -> &Mutex<Pack> {
+        let [data, trees] = &self.filling;
+        match kind {
+            BlobType::Data => data,
+            BlobType::Tree => trees,
+        }
+    }
+
+    /// A buffer whose bytes mean nothing, of any length.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        lock(&self.spare_buffers).pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back. Fresh memory costs more than the bytes in it.
+    pub(super) fn reuse_buffer(&self, buffer: Vec<u8>) {
+        let mut spare = lock(&self.spare_buffers);
+        let useful = super::content::BUFFER_BYTES..=SPARE_BUFFER_BYTES;
+        if spare.len() < SPARE_BUFFERS && useful.contains(&buffer.len()) {
+            spare.push(buffer);
+        }
+    }
+
+    pub(super) fn reuse_pack(&self, bytes: Vec<u8>) {
+        let mut spare = lock(&self.spare_packs);
+        if spare.is_empty() {
+            spare.push(bytes);
+        }
+    }
+
+    /// Remembers the first failure and stops everything.
+    pub(super) fn fail(&self, error: Error) {
+        lock(&self.failure).get_or_insert_with(|| Arc::new(error));
+        self.stop();
+    }
+
+    /// Ends all threads as soon as each has done what it is at.
+    pub(super) fn stop(&self) {
+        self.jobs.abandon();
+        self.full_packs.abandon();
+    }
+
+    /// Asks whether to go on.
+    ///
+    /// # Errors
+    /// The first failure, or `Cancelled` if the caller wants it to end.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.cancel.load(Ordering::Relaxed) {
+            self.fail(Error::Cancelled { what: "storing into the repository" });
+        }
+        match &*lock(&self.failure) {
+            Some(error) => Err(Error::Shared(Arc::clone(error))),
+            None => Ok(()),
+        }
+    }
+
+    /// Why nothing is taken any more.
+    pub(super) fn stopped(&self) -> Error {
+        let why = "the run has ended already";
+        self.check().err().unwrap_or_else(|| Error::refused("storing more content", why))
+    }
+
+    /// A thread has panicked: a mistake of ours, which must not look like success.
+    pub(super) fn panicked(&self) {
+        let why = "a thread of this program has ended by a mistake in it";
+        let failure = Failure::new(Cause::Other, why);
+        self.fail(Error::storage("store into", &self.repository.storage().label(), failure));
+    }
+
+    /// Remembers a stored pack, until an index file names it.
+    pub(super) fn note_stored(&self, pack: PackRecord, length: usize) {
+        Counters::add(&self.counters.stored_bytes, length);
+        Counters::add(&self.counters.packs, 1);
+        lock(&self.unindexed).add(pack);
+    }
+
+    /// How many bytes of content and trees this run has taken.
+    pub(super) fn note_read(&self, length: usize) {
+        Counters::add(&self.counters.read_bytes, length);
+    }
+}
+
+/// Locks what no panic leaves half changed.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

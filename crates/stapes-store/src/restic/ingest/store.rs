@@ -1,0 +1,83 @@
+//! Stores full packs, and then the index files that name them.
+//!
+//! The order is what makes an interrupted run harmless: a pack is durable before an index file names
+//! it. A pack that no index file names is waste, which the next `prune` removes; so index files are
+//! written every minute, and when a run is given up.
+
+use std::time::{Duration, Instant};
+
+use super::super::files::{FileKind, IndexFile, PackRecord, pack_name};
+use super::pack::Pack;
+use super::queue::Popped;
+use super::shared::{Shared, lock};
+use crate::Result;
+use crate::error::sentence;
+
+/// An index file is full with so many blobs; that is restic's own limit.
+const INDEX_BLOBS: usize = 50_000;
+/// How long a stored pack waits for its index file at most.
+const INDEX_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Stored packs that no index file names yet.
+#[derive(Debug, Default)]
+pub(super) struct Unindexed {
+    packs: Vec<PackRecord>,
+    blobs: usize,
+    /// When the first of them was stored.
+    since: Option<Instant>,
+}
+
+impl Unindexed {
+    pub(super) fn add(&mut self, pack: PackRecord) {
+        self.since.get_or_insert_with(Instant::now);
+        self.blobs += pack.blobs.len();
+        self.packs.push(pack);
+    }
+
+    fn is_due(&self) -> bool {
+        self.blobs >= INDEX_BLOBS
+            || self.since.is_some_and(|since| since.elapsed() >= INDEX_INTERVAL)
+    }
+}
+
+/// Stores packs until there is nothing more to do, or nobody wants it.
+pub(super) fn run(shared: &Shared) {
+    loop {
+        let stored = match shared.full_packs.pop(INDEX_INTERVAL) {
+            Popped::Item(pack) => shared.check().and_then(|()| store(shared, pack)),
+            Popped::Nothing => Ok(()),
+            Popped::Closed => return,
+        };
+        if let Err(error) = stored.and_then(|()| write_index(shared, false)) {
+            shared.fail(error);
+            return;
+        }
+    }
+}
+
+fn store(shared: &Shared, pack: Pack) -> Result<()> {
+    let (bytes, record) = pack.finish(shared.repository.key());
+    shared.repository.storage().put(&pack_name(&record.id), &[&bytes])?;
+    shared.release(&record);
+    shared.note_stored(record, bytes.len());
+    shared.reuse_pack(bytes);
+    Ok(())
+}
+
+/// Writes an index file of what is durable, if one is due or it is the `last`.
+///
+/// # Errors
+/// If the storage fails; the packs that would have been named are then waste.
+pub(super) fn write_index(shared: &Shared, last: bool) -> Result<()> {
+    let packs = {
+        let mut unindexed = lock(&shared.unindexed);
+        if !(unindexed.is_due() || last) || unindexed.packs.is_empty() {
+            return Ok(());
+        }
+        std::mem::take(&mut *unindexed).packs
+    };
+    let file = IndexFile { supersedes: Vec::new(), packs };
+    let json = serde_json::to_vec(&file)
+        .map_err(|error| crate::Error::refused("storing an index file", sentence(&error)))?;
+    shared.repository.save(FileKind::Index, &json).map(drop)
+}

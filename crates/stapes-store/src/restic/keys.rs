@@ -1,0 +1,243 @@
+//! The key files of a repository: each holds the one master key, sealed with a password.
+//!
+//! A new key is written, read back and opened before it counts, and the key in use is removed only by
+//! [`Repository::change_password`], so that there is always one that opens. Passwords are bytes; where
+//! they come from is not known here.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use rustic_core::Id;
+use rustic_core::repofile::{KeyFile, KeyId, MasterKey};
+
+use super::crypto::{self, Key};
+use super::host::{self, Host};
+use super::lock::Lock;
+use super::repository::{Repository, get_limited, hash, json, list_ids};
+use crate::error::{Error, Result, sentence};
+use crate::storage::Storage;
+
+/// What a guess at the password costs: 32 MiB of memory and a quarter of a second, as OWASP advises.
+/// Unit tests make hundreds of keys, unoptimised.
+const SCRYPT_N: u32 = if cfg!(test) { 1 << 4 } else { 1 << 15 };
+const SCRYPT_R: u32 = 8;
+const SCRYPT_P: u32 = 3;
+/// What a key file may ask for: memory in bytes, and steps.
+const SCRYPT_LIMIT_BYTES: u64 = 256 << 20;
+const SCRYPT_LIMIT_STEPS: u64 = 1 << 26;
+
+/// A key file that can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// The name of its file.
+    pub id: KeyId,
+    /// The machine that it was made on, as that machine says.
+    pub hostname: Option<String>,
+    /// Who made it.
+    pub username: Option<String>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// Whether the repository was opened with it.
+    pub in_use: bool,
+}
+
+/// The key files of a repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Those that can be read. Whether they open is known of the one in use only.
+    pub whole: Vec<KeyInfo>,
+    /// Those that cannot be read, and why.
+    pub damaged: Vec<(Id, String)>,
+}
+
+impl Repository {
+    /// The key files, sorted by name.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed.
+    pub fn keys(&self) -> Result<Keys> {
+        let mut keys = Keys::default();
+        for (id, size) in list_ids(&**self.storage(), "keys")? {
+            match read(&**self.storage(), &id, size) {
+                Ok((file, Name::Right)) => keys.whole.push(self.info(id, &file)),
+                Ok((_, Name::Wrong)) => keys.damaged.push((id, WRONG_NAME.to_owned())),
+                Err(error) => keys.damaged.push((id, sentence(&error))),
+            }
+        }
+        Ok(keys)
+    }
+
+    fn info(&self, id: Id, file: &KeyFile) -> KeyInfo {
+        let id = KeyId::from(id);
+        KeyInfo {
+            id,
+            hostname: file.hostname.clone(),
+            username: file.username.clone(),
+            created: file.created.as_ref().map(jiff::Zoned::timestamp),
+            in_use: id == self.key_id(),
+        }
+    }
+
+    /// Adds a key with another password.
+    ///
+    /// # Errors
+    /// `Refused` if the password is empty; if the storage fails or does not give back what it got.
+    pub fn add_key(&self, password: &[u8]) -> Result<KeyId> {
+        store(&**self.storage(), self.key(), password)
+    }
+
+    /// Removes a key file, also one that cannot be read.
+    ///
+    /// # Errors
+    /// `Refused` if the repository was opened with it, or that one is not there any more; `NotFound`;
+    /// if the lock is not exclusive or was lost; if the storage fails.
+    pub fn remove_key(&self, lock: &Lock, id: &KeyId) -> Result<()> {
+        lock.check_exclusive()?;
+        let used = self.key_id();
+        let what = || format!("removing the key {}", id.to_hex().as_str());
+        if *id == used {
+            return Err(Error::refused(
+                what(),
+                "it is the one that the repository was opened with",
+            ));
+        }
+        if self.storage().stat(&name(&used))?.is_none() {
+            let why = "the one that the repository was opened with is not there any more";
+            return Err(Error::refused(what(), why));
+        }
+        self.storage().delete(&name(id))
+    }
+
+    /// Replaces the key in use by one with another password. Returns the new one.
+    ///
+    /// If it fails at its end, both open.
+    ///
+    /// # Errors
+    /// `Refused` if the password is empty; if the lock is not exclusive or was lost; if the storage
+    /// fails or does not give back what it got.
+    pub fn change_password(&self, lock: &Lock, password: &[u8]) -> Result<KeyId> {
+        lock.check_exclusive()?;
+        let old = self.key_id();
+        let new = self.add_key(password)?;
+        self.set_key_id(new);
+        self.storage().delete(&name(&old))?;
+        Ok(new)
+    }
+}
+
+const WRONG_NAME: &str = "its bytes are not those that its name stands for";
+
+/// Whether a file is named by its bytes.
+enum Name {
+    Right,
+    Wrong,
+}
+
+fn name(id: &Id) -> String {
+    format!("keys/{}", id.to_hex().as_str())
+}
+
+/// Seals `key` with a password, stores it, and checks that it can be had back.
+pub(super) fn store(storage: &dyn Storage, key: &Key, password: &[u8]) -> Result<KeyId> {
+    if password.is_empty() {
+        return Err(Error::refused("a key without password", "it would protect nothing"));
+    }
+    let Host { hostname, username, .. } = Host::this();
+    let mut file = KeyFile {
+        hostname: Some(hostname),
+        username: Some(username),
+        created: Some(host::now().to_zoned(TimeZone::UTC)),
+        kdf: "scrypt".to_owned(),
+        n: SCRYPT_N,
+        r: SCRYPT_R,
+        p: SCRYPT_P,
+        data: Vec::new(),
+        salt: crypto::random().to_vec(),
+    };
+    let user = derive(&file, password).map_err(|why| Error::refused("making a key", why))?;
+    file.data = json("the master key", &key.to_master())?;
+    user.seal(&mut file.data);
+    let content = json("the key file", &file)?;
+    let id = hash(&content);
+    storage.put(&name(&id), &[&content])?;
+    let damaged = |why: &str| Error::damaged(format!("{} in {}", name(&id), storage.label()), why);
+    if storage.get(&name(&id))? != content {
+        return Err(damaged("it was stored just now and has other bytes already"));
+    }
+    match master_key(&user, &file) {
+        Ok(again) if again == *key => Ok(id.into()),
+        _ => Err(damaged("it does not open")),
+    }
+}
+
+/// The first key that opens with the password. Files that cannot be read hide no others.
+pub(super) fn find(storage: &dyn Storage, password: &[u8]) -> Result<(KeyId, Key)> {
+    let ids = list_ids(storage, "keys")?;
+    let repository = storage.label();
+    let mut tried = 0;
+    let mut unreadable = Vec::new();
+    for (id, size) in &ids {
+        // A file that is not what its name says is tried all the same: what it seals is authentic or
+        // does not open.
+        let opened = read(storage, id, *size)
+            .map_err(|error| sentence(&error))
+            .and_then(|(file, _)| derive(&file, password).map(|user| (file, user)));
+        match opened {
+            Ok((file, user)) => match master_key(&user, &file) {
+                Ok(key) => return Ok((KeyId::from(*id), key)),
+                Err(NoKey::OtherPassword) => tried += 1,
+                Err(NoKey::Damaged) => unreadable.push(format!("{}: no key in it", name(id))),
+            },
+            Err(why) => unreadable.push(format!("{}: {why}", name(id))),
+        }
+    }
+    let mut why = match (ids.len(), tried) {
+        (0, _) => "it has no key files".to_owned(),
+        (_, 0) => "no key file can be read".to_owned(),
+        (_, 1) => "one key was tried".to_owned(),
+        (_, tried) => format!("{tried} keys were tried"),
+    };
+    if !unreadable.is_empty() {
+        why = format!("{why} ({})", unreadable.join("; "));
+    }
+    if tried == 0 {
+        return Err(Error::damaged(format!("the repository {repository}"), why));
+    }
+    Err(Error::WrongPassword { repository, why })
+}
+
+fn read(storage: &dyn Storage, id: &Id, size: u64) -> Result<(KeyFile, Name)> {
+    let name = name(id);
+    let content = get_limited(storage, &name, size)?;
+    let file = serde_json::from_slice(&content).map_err(|error| {
+        Error::damaged(format!("{name} in {}", storage.label()), sentence(&error))
+    })?;
+    Ok((file, if hash(&content) == *id { Name::Right } else { Name::Wrong }))
+}
+
+/// The key that a password gives together with the parameters of a key file, or why it gives none.
+fn derive(file: &KeyFile, password: &[u8]) -> Result<Key, String> {
+    let (n, r, p) = (u64::from(file.n), u64::from(file.r), u64::from(file.p));
+    if file.kdf != "scrypt" {
+        return Err(format!("its key derivation «{}» is not known", file.kdf.escape_debug()));
+    }
+    let memory = (128 * n).saturating_mul(r);
+    let steps = n.saturating_mul(r).saturating_mul(p);
+    let is_sound = n > 1 && n.is_power_of_two() && r > 0 && p > 0;
+    if !is_sound || memory > SCRYPT_LIMIT_BYTES || steps > SCRYPT_LIMIT_STEPS {
+        return Err(format!("its scrypt parameters N={n}, r={r}, p={p} are not sound"));
+    }
+    let (encrypt, k, r) = file.kdf_key(&password).map_err(|error| error.display_log())?.to_keys();
+    Key::from_parts(&encrypt, &k, &r).ok_or_else(|| "scrypt gave no key".to_owned())
+}
+
+enum NoKey {
+    OtherPassword,
+    Damaged,
+}
+
+fn master_key(user: &Key, file: &KeyFile) -> Result<Key, NoKey> {
+    let mut data = file.data.clone();
+    let plain = user.open_slice(&mut data).map_err(|_not_authentic| NoKey::OtherPassword)?;
+    let master: MasterKey = serde_json::from_slice(plain).map_err(|_no_json| NoKey::Damaged)?;
+    Key::from_master(&master).ok_or(NoKey::Damaged)
+}

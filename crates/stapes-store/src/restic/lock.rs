@@ -1,0 +1,375 @@
+//! Lock files as restic has them: who uses a repository, shared or exclusively.
+//!
+//! A lock is a sealed file that is written before anything is done and replaced by a newer one every
+//! five minutes; one that is half an hour old is nobody's, and so is one of this machine whose process
+//! is gone. The first look is before ours is written, the second after it: of two that begin at the
+//! same time at least one sees the other. Nothing here knows what a lock is taken for.
+//!
+//! `restic unlock` asks whether a process of its own machine lives by sending it SIGHUP. A program that
+//! holds locks must not die of that signal; to see to it is the business of the binary.
+//!
+//! If this process dies, its lock stays until somebody on this machine looks at it, or for half an hour.
+
+use std::fmt;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use rustic_core::Id;
+use serde::{Deserialize, Serialize};
+
+use super::crypto;
+use super::files::FileKind;
+use super::host::{self, Host};
+use super::repository::{Repository, json};
+use crate::error::{Error, ErrorKind, Result, sentence};
+
+/// What a lock keeps out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockKind {
+    /// For those that read and those that add: keeps exclusive locks out.
+    Shared,
+    /// For those that remove: keeps all others out.
+    Exclusive,
+}
+
+/// The times that all who use a repository agree on.
+#[derive(Clone, Copy, Debug)]
+struct Timing {
+    /// Between writing a lock and the second look.
+    settle: Duration,
+    /// From one file of a lock to the next.
+    refresh: SignedDuration,
+    /// So old, our own lock is not relied on any more: others will soon remove it.
+    overdue: SignedDuration,
+    /// So old, a lock of others is nobody's.
+    stale: SignedDuration,
+}
+
+const TIMING: Timing = Timing {
+    settle: Duration::from_millis(200),
+    refresh: SignedDuration::from_mins(5),
+    overdue: SignedDuration::from_mins(22),
+    stale: SignedDuration::from_mins(30),
+};
+
+/// How often a lock is tried anew if two began at the same moment and both gave way.
+const TRIES: u32 = 4;
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+
+/// A lock file as restic writes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct LockFile {
+    time: Timestamp,
+    exclusive: bool,
+    hostname: String,
+    username: String,
+    pid: i64,
+    #[serde(default)]
+    uid: u32,
+    #[serde(default)]
+    gid: u32,
+}
+
+/// A lock on a repository. Dropping it removes its file.
+#[derive(Debug)]
+pub struct Lock {
+    held: Arc<Held>,
+    refresher: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+#[derive(Debug)]
+struct Held {
+    repository: Arc<Repository>,
+    kind: LockKind,
+    timing: Timing,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Our files: the newest at the end, before it those that could not be removed.
+    ids: Vec<Id>,
+    written: Timestamp,
+    lost: Option<String>,
+    failure: Option<String>,
+}
+
+/// Why a lock was not taken.
+enum Denied {
+    /// Somebody else was there first.
+    Before(String),
+    /// Somebody else came at the same time, and we gave way.
+    Meanwhile(String),
+}
+
+impl Repository {
+    /// Takes a lock, or says at once who is in the way.
+    ///
+    /// # Errors
+    /// `Locked`; if the storage fails.
+    pub fn lock(self: &Arc<Self>, kind: LockKind) -> Result<Lock> {
+        self.lock_within(kind, Duration::ZERO)
+    }
+
+    /// Takes a lock, and waits so long for others that are in the way.
+    ///
+    /// # Errors
+    /// `Locked`; if the storage fails.
+    pub fn lock_within(self: &Arc<Self>, kind: LockKind, patience: Duration) -> Result<Lock> {
+        take(self, kind, patience, TIMING)
+    }
+}
+
+impl Lock {
+    /// Whether it still keeps others out; to be asked before anything is removed or made visible.
+    ///
+    /// # Errors
+    /// `Locked` if somebody removed it, or it could not be refreshed for too long.
+    pub fn check(&self) -> Result<()> {
+        let Held { repository, timing, .. } = &*self.held;
+        let state = self.held.state();
+        let age = host::now().duration_since(state.written);
+        let why = match (&state.lost, &state.failure) {
+            (Some(why), _) => why.clone(),
+            (None, _) if age < timing.overdue => return Ok(()),
+            (None, failure) => {
+                let failure = failure.as_deref().unwrap_or("this machine slept");
+                format!("our lock is {} minutes old: {failure}", age.as_mins())
+            }
+        };
+        Err(Error::InUse { repository: repository.storage().label(), why })
+    }
+
+    /// As [`Lock::check`], for what only the holder of an exclusive lock may do.
+    ///
+    /// # Errors
+    /// `Refused` if it is a shared one; those of [`Lock::check`].
+    pub fn check_exclusive(&self) -> Result<()> {
+        if self.held.kind != LockKind::Exclusive {
+            return Err(Error::refused("removing from a repository", "the lock is a shared one"));
+        }
+        self.check()
+    }
+
+    /// Removes the lock, and says if that failed, in which case others find it there for half an hour.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub fn release(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let Some((stop, refresher)) = self.refresher.take() else { return Ok(()) };
+        drop(stop);
+        // If it panicked, the file is to be removed all the same.
+        let _ended = refresher.join();
+        let ids = std::mem::take(&mut self.held.state().ids);
+        ids.iter().map(|id| remove(&self.held.repository, id)).fold(Ok(()), Result::and)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Who wants to know calls `release`.
+        let _removed = self.end();
+    }
+}
+
+impl Held {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refreshes until the lock is dropped. It looks at the clock more often than it refreshes, because
+    /// waiting does not end sooner if the machine sleeps meanwhile.
+    fn keep(&self, stop: &Receiver<()>) {
+        let refresh = self.timing.refresh.unsigned_abs();
+        let step = (refresh / 5).min(Duration::from_secs(30));
+        while stop.recv_timeout(step) == Err(RecvTimeoutError::Timeout) {
+            let (age, is_lost) = {
+                let state = self.state();
+                (host::now().duration_since(state.written), state.lost.is_some())
+            };
+            if is_lost {
+                return;
+            }
+            if age >= self.timing.refresh
+                && let Err(error) = self.refresh(age)
+            {
+                self.state().failure = Some(sentence(&error));
+            }
+        }
+    }
+
+    fn refresh(&self, age: SignedDuration) -> Result<()> {
+        let Some(old) = self.state().ids.last().copied() else { return Ok(()) };
+        let is_there = || self.repository.storage().stat(&FileKind::Lock.name(&old));
+        if is_there()?.is_none() {
+            self.lose();
+            return Ok(());
+        }
+        let (new, time) = write(&self.repository, self.kind)?;
+        self.state().ids.push(new);
+        if age >= self.timing.overdue {
+            // Somebody may just now judge the old one stale.
+            thread::sleep(self.timing.settle);
+        }
+        match self.repository.storage().delete(&FileKind::Lock.name(&old)) {
+            Err(Error::NotFound { .. }) => self.lose(),
+            removed => {
+                let mut state = self.state();
+                if removed.is_ok() {
+                    state.ids.retain(|id| *id != old);
+                }
+                (state.written, state.failure) = (time, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn lose(&self) {
+        self.state().lost = Some("somebody removed our lock; was it `restic unlock`?".to_owned());
+    }
+}
+
+impl fmt::Display for LockFile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { time, exclusive, hostname, username, pid, .. } = self;
+        let how = if *exclusive { "exclusively" } else { "for reading or writing" };
+        let (username, hostname) = (username.escape_debug(), hostname.escape_debug());
+        write!(formatter, "process {pid} of {username} on {hostname} uses it {how} since {time:.0}")
+    }
+}
+
+fn take(
+    repository: &Arc<Repository>,
+    kind: LockKind,
+    patience: Duration,
+    timing: Timing,
+) -> Result<Lock> {
+    let begun = Instant::now();
+    let mut tries = 0;
+    loop {
+        let denied = match attempt(repository, kind, &timing)? {
+            Ok(state) => return Ok(hold(repository, kind, timing, state)),
+            Err(denied) => denied,
+        };
+        tries += 1;
+        let rest = patience.saturating_sub(begun.elapsed());
+        let pause = pause(tries, timing.settle);
+        match denied {
+            Denied::Meanwhile(_) if tries < TRIES => thread::sleep(pause),
+            _ if !rest.is_zero() => thread::sleep(pause.min(rest)),
+            Denied::Before(why) | Denied::Meanwhile(why) => {
+                return Err(Error::InUse { repository: repository.storage().label(), why });
+            }
+        }
+    }
+}
+
+/// Longer from try to try, and never the same for two that try at the same time.
+fn pause(tries: u32, settle: Duration) -> Duration {
+    let [jitter, ..] = crypto::random();
+    let longest = settle.saturating_mul(2_u32.saturating_pow(tries.min(10))).min(LONGEST_PAUSE);
+    longest / 4 + longest.saturating_mul(u32::from(jitter)) / 255
+}
+
+fn attempt(
+    repository: &Repository,
+    kind: LockKind,
+    timing: &Timing,
+) -> Result<Result<State, Denied>> {
+    if let Some(why) = in_the_way(repository, kind, timing, None)? {
+        return Ok(Err(Denied::Before(why)));
+    }
+    let (id, written) = write(repository, kind)?;
+    thread::sleep(timing.settle);
+    let denied = match in_the_way(repository, kind, timing, Some(&id)) {
+        Ok(None) => return Ok(Ok(State { ids: vec![id], written, lost: None, failure: None })),
+        Ok(Some(why)) => Ok(Err(Denied::Meanwhile(why))),
+        Err(error) => Err(error),
+    };
+    remove(repository, &id)?;
+    denied
+}
+
+/// Who is in the way of a new lock. Locks that are nobody's are removed.
+fn in_the_way(
+    repository: &Repository,
+    kind: LockKind,
+    timing: &Timing,
+    own: Option<&Id>,
+) -> Result<Option<String>> {
+    for (id, size) in repository.list(FileKind::Lock)? {
+        // Storages that are not atomic leave empty files of writers that died.
+        if Some(&id) == own || size == 0 {
+            continue;
+        }
+        let lock = match read(repository, &id, size) {
+            Ok(lock) => lock,
+            Err(Error::NotFound { .. }) => continue,
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                let why = format!(
+                    "{}; if nobody uses the repository, `restic unlock --remove-all` removes it",
+                    sentence(&error)
+                );
+                return Ok(Some(why));
+            }
+            Err(error) => return Err(error),
+        };
+        if is_stale(&lock, timing, host::now(), &Host::this()) {
+            // If it cannot be removed, it is nobody's all the same.
+            let _removed = remove(repository, &id);
+        } else if lock.exclusive || kind == LockKind::Exclusive {
+            let name = FileKind::Lock.name(&id);
+            return Ok(Some(format!(
+                "{lock} ({name}; `restic unlock` removes it if that is over)"
+            )));
+        }
+    }
+    Ok(None)
+}
+
+fn is_stale(lock: &LockFile, timing: &Timing, now: Timestamp, this: &Host) -> bool {
+    let is_here = !lock.hostname.is_empty() && lock.hostname == this.hostname;
+    let is_gone = || i32::try_from(lock.pid).map_or(true, host::is_gone);
+    now.duration_since(lock.time) > timing.stale || (is_here && is_gone())
+}
+
+fn read(repository: &Repository, id: &Id, size: u64) -> Result<LockFile> {
+    let content = repository.load_sized(FileKind::Lock, id, size)?;
+    serde_json::from_slice(&content)
+        .map_err(|error| Error::damaged(FileKind::Lock.name(id), sentence(&error)))
+}
+
+fn write(repository: &Repository, kind: LockKind) -> Result<(Id, Timestamp)> {
+    let Host { hostname, username, uid, gid, pid } = Host::this();
+    let time = host::now();
+    let exclusive = kind == LockKind::Exclusive;
+    let file = LockFile { time, exclusive, hostname, username, pid: pid.into(), uid, gid };
+    Ok((repository.save(FileKind::Lock, &json("a lock", &file)?)?, time))
+}
+
+/// One that is not there any more is no failure.
+fn remove(repository: &Repository, id: &Id) -> Result<()> {
+    match repository.storage().delete(&FileKind::Lock.name(id)) {
+        Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn hold(repository: &Arc<Repository>, kind: LockKind, timing: Timing, state: State) -> Lock {
+    let repository = Arc::clone(repository);
+    let held = Arc::new(Held { repository, kind, timing, state: Mutex::new(state) });
+    let (stop, stopped) = channel();
+    let keeper = Arc::clone(&held);
+    let refresher = thread::spawn(move || keeper.keep(&stopped));
+    Lock { held, refresher: Some((stop, refresher)) }
+}
+
+#[cfg(test)]
+mod tests;

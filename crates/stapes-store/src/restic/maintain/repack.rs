@@ -1,0 +1,142 @@
+//! Copies blobs into new packs, sealed as they are. Each is checked on its way, so that damage is not
+//! carried on under a new name.
+
+use rustic_core::repofile::{BlobType, PackId};
+
+use super::super::crypto::{Key, NONCE_BYTES};
+use super::super::files::{BlobRecord, PackRecord, bytes_of, pack_name};
+use super::super::lock::Lock;
+use super::super::repository::{Repository, hash};
+use super::pack_check::location;
+use super::prune::PruneStats;
+use crate::error::{Error, Result};
+
+/// A pack that has so many bytes is full, as restic has it.
+const PACK_BYTES: usize = 16 << 20;
+/// Between two blobs that are needed so much is read for nothing rather than asked for twice.
+const GAP_BYTES: u64 = 256 << 10;
+const RUN_BYTES: u64 = 8 << 20;
+
+/// A pack that is being filled.
+#[derive(Default)]
+pub(super) struct NewPack {
+    content: Vec<u8>,
+    blobs: Vec<BlobRecord>,
+}
+
+/// Copies blobs into new packs, which are durable when this returns and which no index file names yet.
+pub(super) fn copy(
+    repository: &Repository,
+    lock: &Lock,
+    copies: &[(PackId, Vec<BlobRecord>)],
+    stats: &mut PruneStats,
+) -> Result<Vec<PackRecord>> {
+    let (mut trees, mut data) = (NewPack::default(), NewPack::default());
+    let mut done = Vec::new();
+    let mut store = |pack: &mut NewPack| {
+        lock.check_exclusive()?;
+        let (content, record) = std::mem::take(pack).finish(repository.key());
+        repository.storage().put(&pack_name(&record.id), &[&content])?;
+        stats.new_packs += 1;
+        stats.new_bytes += content.len() as u64;
+        done.push(record);
+        Ok::<_, Error>(())
+    };
+    for (id, blobs) in copies {
+        for run in runs(blobs) {
+            for (blob, sealed) in read(repository, *id, run)? {
+                let pack = if blob.kind == BlobType::Tree { &mut trees } else { &mut data };
+                pack.add(&blob, &sealed);
+                if pack.content.len() >= PACK_BYTES {
+                    store(pack)?;
+                }
+            }
+        }
+    }
+    for pack in [&mut trees, &mut data] {
+        if !pack.blobs.is_empty() {
+            store(pack)?;
+        }
+    }
+    Ok(done)
+}
+
+/// Blobs that lie close together, in pieces that memory can hold. They are sorted by their place.
+pub(super) fn runs(blobs: &[BlobRecord]) -> impl Iterator<Item = &[BlobRecord]> {
+    let mut start = blobs.first().map_or(0, |blob| u64::from(blob.offset));
+    let end_of = |blob: &BlobRecord| u64::from(blob.offset) + u64::from(blob.length);
+    blobs.chunk_by(move |before, after| {
+        let is_near = u64::from(after.offset).saturating_sub(end_of(before)) <= GAP_BYTES;
+        let is_short = end_of(after).saturating_sub(start) <= RUN_BYTES;
+        if !(is_near && is_short) {
+            start = u64::from(after.offset);
+        }
+        is_near && is_short
+    })
+}
+
+/// The sealed bytes of some blobs, each checked.
+fn read(
+    repository: &Repository,
+    pack: PackId,
+    run: &[BlobRecord],
+) -> Result<Vec<(BlobRecord, Vec<u8>)>> {
+    let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(Vec::new()) };
+    let start = u64::from(first.offset);
+    let end = u64::from(last.offset) + u64::from(last.length);
+    let content = repository.storage().get_range(&pack_name(&pack), start..end)?;
+    let mut blobs = Vec::with_capacity(run.len());
+    for blob in run {
+        let from =
+            usize::try_from(u64::from(blob.offset).saturating_sub(start)).unwrap_or(usize::MAX);
+        let length = usize::try_from(blob.length).unwrap_or(usize::MAX);
+        let sealed = content
+            .get(from..from.saturating_add(length))
+            .ok_or_else(|| Error::damaged(pack_name(&pack), "its blobs overlap"))?
+            .to_vec();
+        repository.open_blob(blob.kind, &blob.id, &location(pack, blob), &mut sealed.clone())?;
+        blobs.push((*blob, sealed));
+    }
+    Ok(blobs)
+}
+
+impl NewPack {
+    /// Adds a sealed blob; its place in `blob` is of no importance.
+    pub(super) fn add(&mut self, blob: &BlobRecord, sealed: &[u8]) {
+        // A pack is full long before its length does not fit.
+        let offset = u32::try_from(self.content.len()).unwrap_or(u32::MAX);
+        self.blobs.push(BlobRecord { offset, ..*blob });
+        self.content.extend_from_slice(sealed);
+    }
+
+    /// The whole file, and what the index is to say of it.
+    pub(super) fn finish(mut self, key: &Key) -> (Vec<u8>, PackRecord) {
+        let start = self.content.len();
+        self.content.extend_from_slice(&[0; NONCE_BYTES]);
+        for blob in &self.blobs {
+            header_entry(blob, &mut self.content);
+        }
+        key.seal_tail(&mut self.content, start);
+        let length = u32::try_from(self.content.len() - start).unwrap_or(u32::MAX);
+        self.content.extend_from_slice(&length.to_le_bytes());
+        let id = hash(&self.content).into();
+        (self.content, PackRecord { id, blobs: self.blobs })
+    }
+}
+
+/// What a pack's header says of one blob.
+fn header_entry(blob: &BlobRecord, header: &mut Vec<u8>) {
+    let is_tree = u8::from(blob.kind == BlobType::Tree);
+    match blob.uncompressed_length {
+        None => {
+            header.push(is_tree);
+            header.extend_from_slice(&blob.length.to_le_bytes());
+        }
+        Some(length) => {
+            header.push(is_tree | 2);
+            header.extend_from_slice(&blob.length.to_le_bytes());
+            header.extend_from_slice(&length.get().to_le_bytes());
+        }
+    }
+    header.extend_from_slice(&bytes_of(&blob.id));
+}

@@ -1,0 +1,143 @@
+//! The content of one file: [`Content`] from its beginning, [`RandomAccess`] at any place.
+//!
+//! What a node says of its size is not used: blobs are as long as they are.
+
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustic_core::DataId;
+use rustic_core::repofile::BlobType;
+
+use super::{Plain, Prefetch, Reading};
+use crate::error::Result;
+
+/// Blobs that [`RandomAccess`] keeps: whoever reads at places mostly reads on from there.
+const KEPT_BLOBS: usize = 4;
+
+/// Reads a file from its beginning, with its blobs fetched ahead.
+#[derive(Debug)]
+pub struct Content {
+    prefetch: Prefetch,
+    rest: std::vec::IntoIter<DataId>,
+    present: Plain,
+    at: usize,
+}
+
+impl Content {
+    /// Begins at the first byte.
+    ///
+    /// # Errors
+    /// If the system starts no threads.
+    pub fn new(reading: &Reading, content: Vec<DataId>) -> Result<Self> {
+        let prefetch = Prefetch::new(reading)?;
+        Ok(Self { prefetch, rest: content.into_iter(), present: Plain::default(), at: 0 })
+    }
+
+    /// The next blob; `None` at the end. Not to be mixed with reading bytes.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn next_blob(&mut self) -> Option<Result<Plain>> {
+        while !self.prefetch.is_full() {
+            let Some(id) = self.rest.next() else { break };
+            self.prefetch.want(id);
+        }
+        self.prefetch.take()
+    }
+}
+
+impl Read for Content {
+    /// The errors are those of the repository, wrapped.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at >= self.present.len() {
+            match self.next_blob() {
+                Some(blob) => self.present = blob.map_err(io::Error::other)?,
+                None => return Ok(0),
+            }
+            self.at = 0;
+        }
+        let mut left = self.present.get(self.at..).unwrap_or_default();
+        let count = left.read(buffer)?;
+        self.at += count;
+        Ok(count)
+    }
+}
+
+/// Reads a file at any place, for a mount. May be shared by threads.
+#[derive(Debug)]
+pub struct RandomAccess {
+    reading: Reading,
+    content: Vec<DataId>,
+    /// Where each blob ends in the file.
+    ends: Vec<u64>,
+    kept: Mutex<Vec<(usize, Plain)>>,
+}
+
+impl RandomAccess {
+    /// Looks up where the blobs of a file are.
+    ///
+    /// # Errors
+    /// `NotFound` with the first blob that no index file names.
+    pub fn new(reading: &Reading, content: Vec<DataId>) -> Result<Self> {
+        let mut end = 0_u64;
+        let mut ends = Vec::with_capacity(content.len());
+        for id in &content {
+            end = end.saturating_add(reading.locate(id)?.plain_length().into());
+            ends.push(end);
+        }
+        Ok(Self { reading: reading.clone(), content, ends, kept: Mutex::default() })
+    }
+
+    /// The length of the file in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.ends.last().copied().unwrap_or_default()
+    }
+
+    /// Whether the file has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads up to `buffer.len()` bytes from `offset` on; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// Why a blob cannot be read.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while let Some(room) = buffer.get_mut(done..).filter(|room| !room.is_empty()) {
+            let at = offset.saturating_add(done as u64);
+            let number = self.ends.partition_point(|end| *end <= at);
+            let Some(id) = self.content.get(number) else { break };
+            let start = number.checked_sub(1).and_then(|before| self.ends.get(before));
+            let within = at - start.copied().unwrap_or_default();
+            let blob = self.blob(number, id)?;
+            let within = usize::try_from(within).unwrap_or(usize::MAX);
+            let part = blob.get(within..).unwrap_or_default();
+            let count = part.len().min(room.len());
+            if count == 0 {
+                // The index promised more than there is; the blob was checked, so the index is wrong.
+                let what = format!("the index entry of the data blob {}", id.to_hex().as_str());
+                return Err(crate::Error::damaged(what, "it gives a wrong length"));
+            }
+            room.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
+            done += count;
+        }
+        Ok(done)
+    }
+
+    fn blob(&self, number: usize, id: &DataId) -> Result<Plain> {
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, blob)) = kept().iter().find(|(known, _)| *known == number) {
+            return Ok(Arc::clone(blob));
+        }
+        let blob = Arc::new(self.reading.blob(BlobType::Data, &(*id).into())?);
+        let mut kept = kept();
+        if kept.len() >= KEPT_BLOBS {
+            kept.remove(0);
+        }
+        kept.push((number, Arc::clone(&blob)));
+        Ok(blob)
+    }
+}

@@ -1,0 +1,359 @@
+//! A repository as a whole: making it, opening it, and its files that are sealed as a whole.
+//!
+//! A file is named by the SHA-256 of its sealed bytes and checked against that name when it is read.
+//! Which packs are written, who may use the repository, and what a snapshot means is decided elsewhere.
+
+use std::cell::RefCell;
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustic_core::repofile::{BlobType, ConfigFile, IndexId, KeyId};
+use rustic_core::{BlobId, Id};
+use sha2::{Digest, Sha256};
+
+use super::crypto::Key;
+use super::files::{FileKind, IndexFile, Location, pack_name};
+use super::index::{Index, IndexBuilder};
+use super::keys;
+use super::parallel;
+use super::polynomial;
+use crate::error::{Error, Result, sentence};
+use crate::storage::Storage;
+
+/// A sealed file is read up to this size; restic's are below 8 MiB.
+const SEALED_LIMIT_BYTES: u64 = 64 << 20;
+/// And unpacked up to this one.
+const UNPACKED_LIMIT_BYTES: u64 = 256 << 20;
+/// A blob is unpacked up to this size: content has at most 8 MiB, and a folder of a million files
+/// makes a tree of some hundred.
+pub(super) const BLOB_LIMIT_BYTES: u32 = 256 << 20;
+/// How the plain text of a compressed file begins; what is not compressed is JSON.
+const COMPRESSED: u8 = 2;
+const LEVEL: i32 = 3;
+
+/// An open repository.
+#[derive(Debug)]
+pub struct Repository {
+    storage: Arc<dyn Storage>,
+    key: Key,
+    key_id: Mutex<KeyId>,
+    config: ConfigFile,
+}
+
+impl Repository {
+    /// Makes a repository with one key.
+    ///
+    /// The configuration is written last: before it is there, there is no repository.
+    ///
+    /// # Errors
+    /// `Refused` if the password is empty or anything of a repository is there already, and if the
+    /// storage fails.
+    pub fn init(storage: Arc<dyn Storage>, password: &[u8]) -> Result<Self> {
+        refuse_what_lies_there(&*storage)?;
+        let id = Id::random();
+        let config = ConfigFile::new(2, id.into(), polynomial::random());
+        let key = Key::random();
+        let key_id = keys::store(&*storage, &key, password)?;
+        let repository = Self { storage, key, key_id: Mutex::new(key_id), config };
+        repository.save(FileKind::Config, &json("the configuration", &repository.config)?)?;
+        Ok(repository)
+    }
+
+    /// Opens a repository of format 1 or 2 with any of its passwords.
+    ///
+    /// # Errors
+    /// `NoRepository` if there is none, `WrongPassword` if no key opens with the password, `Damaged` if
+    /// what is needed cannot be read, `Refused` if it has a newer format.
+    pub fn open(storage: Arc<dyn Storage>, password: &[u8]) -> Result<Self> {
+        let Some(size) = storage.stat("config")? else { return Err(no_configuration(&*storage)?) };
+        let (key_id, key) = keys::find(&*storage, password)?;
+        let what = format!("the configuration of the repository {}", storage.label());
+        let sealed = get_limited(&*storage, "config", size)?;
+        let plain = unpack(&key, sealed).map_err(|why| Error::damaged(&what, why))?;
+        let config: ConfigFile = serde_json::from_slice(&plain)
+            .map_err(|error| Error::damaged(&what, sentence(&error)))?;
+        if !(1..=2).contains(&config.version) {
+            let what = format!("the repository {}", storage.label());
+            let why = format!("its format {} is newer than what stapes can read", config.version);
+            return Err(Error::refused(what, why));
+        }
+        Ok(Self { storage, key, key_id: Mutex::new(key_id), config })
+    }
+
+    /// Where the files lie.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// What everything but the key files is sealed with.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// What the repository is: its identity, its format, how content is cut.
+    pub fn config(&self) -> &ConfigFile {
+        &self.config
+    }
+
+    /// The key file that the password opened.
+    pub fn key_id(&self) -> KeyId {
+        *self.key_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_key_id(&self, id: KeyId) {
+        *self.key_id.lock().unwrap_or_else(PoisonError::into_inner) = id;
+    }
+
+    /// Whether files and blobs may be compressed: not in format 1.
+    pub fn compresses(&self) -> bool {
+        self.config.version >= 2
+    }
+
+    /// Stores JSON as a file of its own: compressed, sealed, named by its SHA-256.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub fn save(&self, kind: FileKind, json: &[u8]) -> Result<Id> {
+        let mut content = if self.compresses() && kind != FileKind::Config {
+            compress(json)?
+        } else {
+            json.to_vec()
+        };
+        self.key.seal(&mut content);
+        let id = hash(&content);
+        self.storage.put(&kind.name(&id), &[&content])?;
+        Ok(id)
+    }
+
+    /// Reads a file that [`Repository::save`] or restic has stored.
+    ///
+    /// # Errors
+    /// `NotFound`; `Damaged` if its bytes are not what its name says, or too many; if the storage fails.
+    pub fn load(&self, kind: FileKind, id: &Id) -> Result<Vec<u8>> {
+        let name = kind.name(id);
+        let missing = || Error::NotFound { what: format!("{name} in {}", self.storage.label()) };
+        let size = self.storage.stat(&name)?.ok_or_else(missing)?;
+        self.load_sized(kind, id, size)
+    }
+
+    /// As [`Repository::load`], for a file whose size a list told.
+    pub(super) fn load_sized(&self, kind: FileKind, id: &Id, size: u64) -> Result<Vec<u8>> {
+        let name = kind.name(id);
+        let sealed = get_limited(&*self.storage, &name, size)?;
+        let what = || format!("{name} in {}", self.storage.label());
+        if kind != FileKind::Config && hash(&sealed) != *id {
+            let why = format!("its {} bytes are not those that its name stands for", sealed.len());
+            return Err(Error::damaged(what(), why));
+        }
+        unpack(&self.key, sealed).map_err(|why| Error::damaged(what(), why))
+    }
+
+    /// The files of a kind with their sizes in bytes, by name. What has no proper name is left out.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub fn list(&self, kind: FileKind) -> Result<Vec<(Id, u64)>> {
+        list_ids(&*self.storage, kind.folder())
+    }
+
+    /// Reads all index files.
+    ///
+    /// # Errors
+    /// `Damaged` with the file's name if one cannot be read; if the storage fails.
+    pub fn load_index(&self) -> Result<Index> {
+        let builder = Mutex::new(IndexBuilder::default());
+        let loaded = parallel::map(self.list(FileKind::Index)?, |(id, size)| {
+            let file = self.load_index_file(&id.into(), size)?;
+            builder.lock().unwrap_or_else(PoisonError::into_inner).add(&file.packs);
+            Ok(())
+        });
+        loaded.into_iter().collect::<Result<()>>()?;
+        Ok(builder.into_inner().unwrap_or_else(PoisonError::into_inner).build())
+    }
+
+    /// Reads one index file, whose size a list told.
+    pub(super) fn load_index_file(&self, id: &IndexId, size: u64) -> Result<IndexFile> {
+        let content = self.load_sized(FileKind::Index, id, size)?;
+        serde_json::from_slice(&content).map_err(|error| {
+            let what = format!("{} in {}", FileKind::Index.name(id), self.storage.label());
+            Error::damaged(what, sentence(&error))
+        })
+    }
+
+    /// Reads a blob: authenticated, unpacked, and checked against its name.
+    ///
+    /// If it lies in several packs and cannot be read from one, the next is tried.
+    ///
+    /// # Errors
+    /// `NotFound` if no index file names it; `Damaged` with the pack; if the storage fails.
+    pub fn read_blob(&self, index: &Index, kind: BlobType, id: &BlobId) -> Result<Vec<u8>> {
+        let what = format!("the {kind} blob {}", id.to_hex().as_str());
+        let mut result = Err(Error::NotFound { what });
+        for location in index.all(kind, id) {
+            result = self.read_blob_at(kind, id, &location);
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    fn read_blob_at(&self, kind: BlobType, id: &BlobId, location: &Location) -> Result<Vec<u8>> {
+        let start = u64::from(location.offset);
+        let range = start..start + u64::from(location.length);
+        if location.length > BLOB_LIMIT_BYTES {
+            return Err(damaged_blob(kind, id, location, "the index says that it is huge"));
+        }
+        let mut sealed = self.storage.get_range(&pack_name(&location.pack), range)?;
+        self.open_blob(kind, id, location, &mut sealed)
+    }
+
+    /// Makes a blob of its sealed bytes: authenticated, unpacked, and checked against its name.
+    ///
+    /// For readers that fetch several blobs at once. `sealed` is decrypted in place.
+    ///
+    /// # Errors
+    /// `Damaged` with the pack.
+    pub fn open_blob(
+        &self,
+        kind: BlobType,
+        id: &BlobId,
+        location: &Location,
+        sealed: &mut [u8],
+    ) -> Result<Vec<u8>> {
+        let plain = self
+            .key
+            .open_slice(sealed)
+            .map_err(|error| damaged_blob(kind, id, location, &error.to_string()))?;
+        let content = match location.uncompressed {
+            None => plain.to_vec(),
+            Some(length) => decompress_blob(plain, length.get())
+                .map_err(|why| damaged_blob(kind, id, location, &why))?,
+        };
+        if hash(&content) != **id {
+            return Err(damaged_blob(kind, id, location, "its content is not what its name says"));
+        }
+        Ok(content)
+    }
+}
+
+/// The SHA-256 of some bytes, as a name.
+pub fn hash(bytes: &[u8]) -> Id {
+    Id::new(Sha256::digest(bytes).into())
+}
+
+/// The properly named files of a folder, sorted.
+pub(super) fn list_ids(storage: &dyn Storage, folder: &str) -> Result<Vec<(Id, u64)>> {
+    let mut ids: Vec<(Id, u64)> = storage
+        .list(folder)?
+        .into_iter()
+        .filter_map(|entry| {
+            let id: Id = entry.name.parse().ok()?;
+            (id.to_hex().as_str() == entry.name).then_some((id, entry.size))
+        })
+        .collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Reads a file that is held in memory as a whole.
+pub(super) fn get_limited(storage: &dyn Storage, name: &str, size: u64) -> Result<Vec<u8>> {
+    if size > SEALED_LIMIT_BYTES {
+        let what = format!("{name} in {}", storage.label());
+        return Err(Error::damaged(what, format!("{size} bytes are too many for such a file")));
+    }
+    storage.get(name)
+}
+
+/// Serializes what has no reason not to be.
+pub(super) fn json(what: &str, value: &impl serde::Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value)
+        .map_err(|error| Error::refused(format!("storing {what}"), sentence(&error)))
+}
+
+fn damaged_blob(kind: BlobType, id: &BlobId, location: &Location, why: &str) -> Error {
+    let name = pack_name(&location.pack);
+    let (id, at) = (id.to_hex(), location.offset);
+    Error::damaged(format!("the {kind} blob {} at byte {at} of {name}", id.as_str()), why)
+}
+
+fn compress(json: &[u8]) -> Result<Vec<u8>> {
+    let failed = |source| Error::Compression { doing: "compress a file of the repository", source };
+    let mut content = vec![COMPRESSED];
+    content.extend(zstd::bulk::compress(json, LEVEL).map_err(failed)?);
+    Ok(content)
+}
+
+/// The JSON in a sealed file, or why there is none.
+fn unpack(key: &Key, mut sealed: Vec<u8>) -> Result<Vec<u8>, String> {
+    let plain = key.open_slice(&mut sealed).map_err(|error| error.to_string())?;
+    let packed = match plain.split_first() {
+        Some((b'{' | b'[', _)) => return Ok(plain.to_vec()),
+        Some((&COMPRESSED, packed)) => packed,
+        Some((other, _)) => {
+            return Err(format!("it begins with {other}, which is no known encoding"));
+        }
+        None => return Err("it is empty".to_owned()),
+    };
+    let mut json = Vec::new();
+    zstd::stream::read::Decoder::with_buffer(packed)
+        .and_then(|decoder| decoder.take(UNPACKED_LIMIT_BYTES + 1).read_to_end(&mut json))
+        .map_err(|error| format!("it cannot be decompressed: {error}"))?;
+    if json.len() as u64 > UNPACKED_LIMIT_BYTES {
+        return Err(format!("it unpacks to more than {} MiB", UNPACKED_LIMIT_BYTES >> 20));
+    }
+    Ok(json)
+}
+
+fn decompress_blob(packed: &[u8], length: u32) -> Result<Vec<u8>, String> {
+    thread_local! {
+        // A context is a megabyte that is not allocated anew for each blob.
+        static CONTEXT: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    let length = usize::try_from(length.min(BLOB_LIMIT_BYTES)).unwrap_or_default();
+    let content = CONTEXT.with_borrow_mut(|context| {
+        let decompressor = match context {
+            Some(decompressor) => decompressor,
+            None => context.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress(packed, length)
+    });
+    let content = content.map_err(|error| format!("it cannot be decompressed: {error}"))?;
+    if content.len() != length {
+        return Err(format!("it unpacks to {} bytes instead of {length}", content.len()));
+    }
+    Ok(content)
+}
+
+fn refuse_what_lies_there(storage: &dyn Storage) -> Result<()> {
+    let what = || format!("making a repository at {}", storage.label());
+    if storage.stat("config")?.is_some() {
+        return Err(Error::refused(what(), "there is one already"));
+    }
+    for folder in ["keys", "snapshots", "index", "data", "locks"] {
+        if let Some(entry) = storage.list(folder)?.first() {
+            let why = format!(
+                "files of a repository without configuration lie there, such as {} in {folder}; \
+                 remove them if they are of no use",
+                entry.name
+            );
+            return Err(Error::refused(what(), why));
+        }
+    }
+    Ok(())
+}
+
+/// Why there is no repository at a place without configuration: lost, or never there.
+fn no_configuration(storage: &dyn Storage) -> Result<Error> {
+    let has_keys = !list_ids(storage, "keys")?.is_empty();
+    if has_keys && !storage.list("data")?.is_empty() {
+        let what = format!("the repository {}", storage.label());
+        return Ok(Error::damaged(what, "its file «config» is missing, keys and data are there"));
+    }
+    let why =
+        if has_keys { "there are keys only, as a cut-off init leaves them" } else { "no config" };
+    Ok(Error::NoRepository { path: storage.label().into(), why: why.to_owned() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! Making, opening and damaging repositories in memory.
+
+use super::super::testing::MemoryStorage;
+use super::*;
+use crate::error::ErrorKind;
+use rustic_core::repofile::SnapshotFile;
+
+use super::super::lock::LockKind;
+
+fn made() -> (Arc<MemoryStorage>, Arc<Repository>) {
+    let storage = MemoryStorage::new();
+    let repository = Repository::init(storage.clone(), b"secret").unwrap();
+    (storage, Arc::new(repository))
+}
+
+fn opened(storage: &Arc<MemoryStorage>, password: &[u8]) -> Result<Repository> {
+    Repository::open(storage.clone(), password)
+}
+
+fn kind_of<T>(result: Result<T>) -> ErrorKind {
+    result.err().unwrap().kind()
+}
+
+#[test]
+fn what_was_made_opens_with_its_password_only() {
+    let (storage, made) = made();
+    let again = opened(&storage, b"secret").unwrap();
+    assert_eq!(again.config(), made.config());
+    assert_eq!(again.key(), made.key());
+    assert_eq!(kind_of(opened(&storage, b"Secret")), ErrorKind::WrongPassword);
+    assert_eq!(kind_of(opened(&storage, b"")), ErrorKind::WrongPassword);
+    assert_eq!(storage.take_log().last().unwrap(), "put config");
+}
+
+#[test]
+fn an_empty_place_is_no_repository_and_one_without_configuration_is_damaged() {
+    assert_eq!(kind_of(opened(&MemoryStorage::new(), b"secret")), ErrorKind::NoRepository);
+    let (storage, _) = made();
+    storage.remove("config");
+    assert_eq!(kind_of(opened(&storage, b"secret")), ErrorKind::NoRepository);
+    storage.insert(&format!("data/aa/{}", "a".repeat(64)), Vec::new());
+    let error = opened(&storage, b"secret").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert!(error.to_string().contains("«config» is missing"), "{error}");
+}
+
+#[test]
+fn nothing_is_made_where_anything_lies() {
+    let (storage, _) = made();
+    assert_eq!(kind_of(Repository::init(storage.clone(), b"other")), ErrorKind::Refused);
+    storage.remove("config");
+    let error = Repository::init(storage.clone(), b"other").unwrap_err().to_string();
+    assert!(error.contains(&storage.names("keys/")[0]["keys/".len()..]), "{error}");
+    for name in storage.names("keys/") {
+        storage.remove(&name);
+    }
+    Repository::init(storage, b"other").unwrap();
+    assert_eq!(kind_of(Repository::init(MemoryStorage::new(), b"")), ErrorKind::Refused);
+}
+
+#[test]
+fn a_cut_off_init_is_no_repository() {
+    let storage = MemoryStorage::new();
+    storage.fail_after(Some(1));
+    assert!(Repository::init(storage.clone(), b"secret").is_err());
+    assert_eq!(kind_of(opened(&storage, b"secret")), ErrorKind::NoRepository);
+}
+
+#[test]
+fn a_damaged_configuration_is_named() {
+    let (storage, _) = made();
+    storage.damage("config", |content| content[30] ^= 1);
+    let error = opened(&storage, b"secret").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert!(error.to_string().starts_with("the configuration"), "{error}");
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let (storage, made) = made();
+    let config = ConfigFile { version: 3, ..made.config().clone() };
+    let mut sealed = serde_json::to_vec(&config).unwrap();
+    made.key().seal(&mut sealed);
+    storage.insert("config", sealed);
+    assert_eq!(kind_of(opened(&storage, b"secret")), ErrorKind::Refused);
+}
+
+#[test]
+fn files_come_back_and_no_damaged_one_does() {
+    let (storage, repository) = made();
+    let json = br#"{"packs":[]}"#;
+    let id = repository.save(FileKind::Index, json).unwrap();
+    assert_eq!(repository.load(FileKind::Index, &id).unwrap(), json);
+    let name = FileKind::Index.name(&id);
+    let whole = storage.get(&name).unwrap();
+    for length in 0..whole.len() {
+        storage.insert(&name, whole[..length].to_vec());
+        assert_eq!(kind_of(repository.load(FileKind::Index, &id)), ErrorKind::Damaged);
+        assert_eq!(kind_of(repository.load_index()), ErrorKind::Damaged);
+    }
+    storage.remove(&name);
+    assert_eq!(kind_of(repository.load(FileKind::Index, &id)), ErrorKind::NotFound);
+}
+
+#[test]
+fn sealed_nonsense_is_damage_and_no_panic() {
+    let (_, repository) = made();
+    let bomb = {
+        let mut bomb = vec![COMPRESSED];
+        let zeros = std::io::repeat(b'[').take(UNPACKED_LIMIT_BYTES + 10);
+        zstd::stream::copy_encode(zeros, &mut bomb, 1).unwrap();
+        bomb
+    };
+    let contents: [&[u8]; 6] = [b"", b"{", b"\x02nonsense", b"\x03", b"[[[[[[[[[[", &bomb];
+    for content in contents {
+        let mut sealed = content.to_vec();
+        repository.key().seal(&mut sealed);
+        let id = hash(&sealed);
+        repository.storage().put(&FileKind::Index.name(&id), &[&sealed]).unwrap();
+        let error = repository.load_index().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+        repository.storage().delete(&FileKind::Index.name(&id)).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_key_file_hides_no_other() {
+    let (storage, made) = made();
+    let used = format!("keys/{}", made.key_id().to_hex().as_str());
+    let other = made.add_key(b"other").unwrap();
+    storage.damage(&used, |content| content.truncate(40));
+    opened(&storage, b"other").unwrap();
+    let error = opened(&storage, b"secret").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongPassword);
+    assert!(error.to_string().contains(&used), "{error}");
+    let keys = made.keys().unwrap();
+    assert_eq!(keys.whole.iter().map(|key| key.id).collect::<Vec<_>>(), [other]);
+    assert_eq!(keys.damaged.len(), 1);
+
+    storage.remove(&format!("keys/{}", other.to_hex().as_str()));
+    assert_eq!(kind_of(opened(&storage, b"secret")), ErrorKind::Damaged);
+}
+
+#[test]
+fn hostile_key_parameters_are_refused_before_they_cost_anything() {
+    let (storage, made) = made();
+    let name = storage.names("keys/").remove(0);
+    let file = String::from_utf8(storage.get(&name).unwrap()).unwrap();
+    for n in ["0", "1", "15", "2147483648", "4294967295"] {
+        let hostile = file.replace("\"N\":16", &format!("\"N\":{n}"));
+        assert_ne!(hostile, file);
+        storage.insert(&name, hostile.into_bytes());
+        let error = opened(&storage, b"secret").unwrap_err().to_string();
+        assert!(error.contains("not sound"), "{error}");
+    }
+    assert_eq!(made.keys().unwrap().damaged.len(), 1);
+}
+
+#[test]
+fn a_password_is_changed_and_the_last_key_stays() {
+    let (storage, repository) = made();
+    let shared = repository.lock(LockKind::Shared).unwrap();
+    assert_eq!(kind_of(repository.change_password(&shared, b"x")), ErrorKind::Refused);
+    drop(shared);
+    let lock = repository.lock(LockKind::Exclusive).unwrap();
+    let old = repository.key_id();
+    assert_eq!(kind_of(repository.remove_key(&lock, &old)), ErrorKind::Refused);
+
+    storage.take_log();
+    let new = repository.change_password(&lock, b"changed").unwrap();
+    let names = [
+        format!("put keys/{}", new.to_hex().as_str()),
+        format!("delete keys/{}", old.to_hex().as_str()),
+    ];
+    assert_eq!(storage.take_log(), names);
+    assert_eq!(kind_of(opened(&storage, b"secret")), ErrorKind::WrongPassword);
+    assert_eq!(opened(&storage, b"changed").unwrap().key(), repository.key());
+    assert_eq!(kind_of(repository.remove_key(&lock, &new)), ErrorKind::Refused);
+
+    let third = repository.add_key(b"third").unwrap();
+    let [first, second] = &*repository.keys().unwrap().whole else { panic!() };
+    assert_eq!([first.in_use, second.in_use].iter().filter(|used| **used).count(), 1);
+    // Somebody else removed the one in use: then nobody knows whether another opens.
+    let other = opened(&storage, b"third").unwrap();
+    other.remove_key(&lock, &new).unwrap();
+    assert_eq!(kind_of(repository.remove_key(&lock, &third)), ErrorKind::Refused);
+    opened(&storage, b"third").unwrap();
+}
+
+#[test]
+fn snapshots_are_listed_by_time_and_one_damaged_hides_no_other() {
+    let (storage, repository) = made();
+    let save = |time: &str| {
+        let time: jiff::Timestamp = time.parse().unwrap();
+        let snapshot = SnapshotFile {
+            time: time.to_zoned(jiff::tz::TimeZone::UTC),
+            ..SnapshotFile::default()
+        };
+        repository.save_snapshot(&snapshot).unwrap()
+    };
+    let ids = ["2026-11-21T03:00:00Z", "2026-11-20T03:00:00Z", "2026-11-22T03:00:00Z"].map(save);
+    storage.damage(&FileKind::Snapshot.name(&ids[2]), |content| content[40] ^= 1);
+    let snapshots = repository.snapshots().unwrap();
+    let found: Vec<_> = snapshots.whole.iter().map(|snapshot| snapshot.id).collect();
+    assert_eq!(found, [ids[1], ids[0]]);
+    assert_eq!(snapshots.damaged.len(), 1);
+    assert_eq!(repository.snapshot(&ids[0]).unwrap().id, ids[0]);
+
+    let lock = repository.lock(LockKind::Exclusive).unwrap();
+    repository.forget(&lock, &[ids[0], ids[2], ids[2]]).unwrap();
+    assert_eq!(storage.names("snapshots/"), [FileKind::Snapshot.name(&ids[1])]);
+}

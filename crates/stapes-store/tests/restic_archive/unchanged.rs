@@ -1,0 +1,99 @@
+//! What has not changed is not read again, and what has changed a little adds a little.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+use stapes_store::restic::archive::{Before, RootFile};
+
+use super::lab::{Lab, Seen, archive, file, folder, noise};
+
+fn begun(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+#[test]
+fn a_file_with_the_size_and_time_of_before_is_passed_over() {
+    let lab = Lab::new();
+    let mut members = vec![folder("backup"), file("backup/a", &noise(1, 500_000))];
+    members.push(file("backup/b", b"old"));
+    let first = lab.store(&archive(&members)).unwrap().stored;
+    // Its content is another, which nobody can see from outside.
+    members[1].content = noise(2, 500_000);
+    members[2] = Seen { attributes: Default::default(), ..file("backup/b", b"new") };
+    let before = |second| Some(Before { tree: first.tree, begun: begun(second) });
+
+    let made = lab.store_after(&archive(&members), before(1_800_000_000), &[]).unwrap();
+    assert_eq!(made.skipped_bytes, 500_000);
+    assert_eq!((made.stored.totals.files_unchanged, made.stored.totals.files_changed), (1, 1));
+    let (packed, _) = lab.pack(made.stored.tree, &[b"backup"]).unwrap();
+    let packed = super::lab::members(&packed);
+    assert!(packed[1].content == noise(1, 500_000));
+    assert_eq!(packed[2].content, b"new");
+
+    // Without a backup before, and where the file is as young as that backup, all is read.
+    for before in [None, before(1_700_000_001)] {
+        let made = lab.store_after(&archive(&members), before, &[]).unwrap();
+        assert_eq!(made.skipped_bytes, 0);
+        let (packed, _) = lab.pack(made.stored.tree, &[b"backup"]).unwrap();
+        assert!(super::lab::members(&packed)[1].content == noise(2, 500_000));
+    }
+}
+
+#[test]
+fn an_unchanged_archive_adds_nothing_and_makes_the_same_tree() {
+    let lab = Lab::new();
+    let mut members = vec![folder("backup")];
+    for number in 0..3000_u32 {
+        members.push(file(&format!("backup/f{number:05}"), &number.to_le_bytes().repeat(50)));
+    }
+    let archive = archive(&members);
+    let first = lab.store(&archive).unwrap();
+    let second = lab.store(&archive).unwrap();
+    assert_eq!(second.stored.tree, first.stored.tree);
+    assert_eq!((second.added_bytes, second.new_data_blobs), (0, 0));
+}
+
+#[test]
+fn files_beside_the_archive_are_at_the_root() {
+    let lab = Lab::new();
+    let archive = archive(&[folder("backup"), file("backup/a", b"1")]);
+    let manifest = RootFile { name: "manifest.json", content: b"{}" };
+    let made = lab.store_after(&archive, None, std::slice::from_ref(&manifest)).unwrap();
+    let node = lab.reading().node(made.stored.tree, b"manifest.json").unwrap();
+    assert_eq!((node.meta.size, node.is_file()), (2, true));
+    let (packed, _) = lab.pack(made.stored.tree, &[b"backup"]).unwrap();
+    assert_eq!(packed, archive);
+    let taken = super::lab::archive(&[file("manifest.json", b"1")]);
+    let Err(error) = lab.store_after(&taken, None, &[manifest]) else { panic!("there are two") };
+    assert!(error.to_string().contains("manifest.json"), "{error}");
+}
+
+#[test]
+fn a_large_image_with_a_few_changes_adds_only_the_chunks_around_them() {
+    const SIZE: usize = 200 << 20;
+    const PLACES: usize = 20;
+    let lab = Lab::new();
+    let mut image = noise(7, SIZE);
+    let members = |image: &[u8]| vec![folder("backup"), file("backup/volume.img", image)];
+    let begun = Instant::now();
+    let first = lab.store(&archive(&members(&image))).unwrap();
+    println!("first: {:?}, {} chunks", begun.elapsed(), first.new_data_blobs);
+    // One hundredth, in twenty places.
+    let length = SIZE / 100 / PLACES;
+    for place in 0..PLACES {
+        let at = place * (SIZE / PLACES) + 12_345;
+        image[at..at + length].copy_from_slice(&noise(100 + place as u64, length));
+    }
+    let second = lab.store(&archive(&members(&image))).unwrap();
+    println!("second: {} bytes, {} chunks", second.added_bytes, second.new_data_blobs);
+    // Chunks have 1.5 MB on average, and a change touches one or two.
+    assert!(second.new_data_blobs <= 2 * PLACES as u64, "{} chunks", second.new_data_blobs);
+    // And in one place.
+    let at = SIZE / 3;
+    image[at..at + SIZE / 100].copy_from_slice(&noise(99, SIZE / 100));
+    let third = lab.store(&archive(&members(&image))).unwrap();
+    println!("third: {} bytes, {} chunks", third.added_bytes, third.new_data_blobs);
+    assert!(third.added_bytes < SIZE as u64 / 25, "{} bytes", third.added_bytes);
+    let (packed, _) = lab.pack(third.stored.tree, &[b"backup"]).unwrap();
+    assert!(packed == archive(&members(&image)));
+}

@@ -1,0 +1,4 @@
+//! Ingests against stock restic.
+
+#[cfg(test)]
+mod oracle;
