@@ -21,7 +21,7 @@ pub use edit::{AsOriginal, Relocate};
 pub use error::ArchiveError;
 pub use info::{ArchiveInfo, ArchiveKind, ArchiveVolume, inspect, inspect_archive};
 pub use original::{Original, as_original};
-pub(crate) use relocate::is_identity;
+pub(crate) use relocate::{ACTIVE_KEYS, is_identity};
 pub use relocate::{Relocation, relocate};
 
 /// Longest control file that is read, in bytes; one of an instance with a hundred snapshots and long

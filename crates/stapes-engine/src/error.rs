@@ -192,8 +192,9 @@ impl Error {
     }
 }
 
-/// Where a repository can be made.
-const OTHER_PLACE: &str = "choose an empty directory, or one that does not exist yet";
+/// Where there is none, and none can be made.
+const OTHER_PLACE: &str = "is the path right, and its disk mounted? A new repository needs an empty \
+                           directory, or one that does not exist yet";
 
 fn wait_for(users: &[User]) -> String {
     let names: Vec<String> = users.iter().map(User::to_string).collect();

@@ -268,9 +268,9 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         assert!(help().contains("`stapes init"));
         std::fs::write(path.join("song"), "").unwrap();
-        assert!(help().starts_with("choose an empty directory"), "{}", help());
+        assert!(help().contains("needs an empty directory"), "{}", help());
         std::fs::remove_dir_all(&path).unwrap();
         std::fs::write(&path, "").unwrap();
-        assert!(help().starts_with("choose an empty directory"), "{}", help());
+        assert!(help().contains("needs an empty directory"), "{}", help());
     }
 }

@@ -110,13 +110,19 @@ impl PlaceArgs {
         place(settings, loaded, name.as_str(), server)
     }
 
-    /// The server for commands that need none: they only bring back there what a dead run has held.
+    /// The server for commands that need none: they only bring back there what a dead run has held. A
+    /// mistake in its name is no reason to fail, and told.
     pub(crate) fn server_if_any(
         &self,
         settings: &Settings,
         loaded: Option<&LoadedConfig>,
     ) -> Option<ServerPlace> {
-        self.server(settings, loaded).ok()
+        let server = self.server(settings, loaded);
+        if let Err(error) = &server {
+            let why = error.message();
+            crate::output::error_line(&format!("warning: no server is looked at: {why}"));
+        }
+        server.ok()
     }
 
     /// The repository.

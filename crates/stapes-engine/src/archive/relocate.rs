@@ -238,7 +238,7 @@ impl Relocation {
 /// What acts by itself on a server, with the value that makes it quiet. Incus takes an empty value for
 /// none, so that it hides nothing of a profile; expiry needs no more, because without a schedule no
 /// snapshot is made that could expire.
-const ACTIVE_KEYS: [(&str, &str); 3] =
+pub(crate) const ACTIVE_KEYS: [(&str, &str); 3] =
     [("boot.autostart", "false"), ("snapshots.schedule", "@never"), ("snapshots.expiry", "")];
 
 /// What two instances must not have in common.

@@ -104,8 +104,13 @@ async fn hold_all(
         match hold_one(shared, id, how).await {
             Ok(None) => {}
             Ok(Some(one)) => {
-                remarks.extend(one.doubt.iter().map(|doubt| went_on(id, doubt)));
+                let doubt = one.doubt.clone();
+                // Whatever comes of it, it is released.
                 held.push(one);
+                match doubt {
+                    Some(doubt) if holding.is_required => return Err(format!("{id}: {doubt}")),
+                    doubt => remarks.extend(doubt.map(|doubt| went_on(id, &doubt))),
+                }
             }
             Err(cause) if holding.is_required => return Err(format!("{id}: {cause}")),
             Err(cause) => remarks.push(went_on(id, &cause)),

@@ -12,7 +12,6 @@ use stapes_core::inventory::{ConfigMap, InstanceStatus, ItemFacts};
 use stapes_core::item::ItemId;
 use tokio_util::sync::CancellationToken;
 
-use super::expiry;
 use super::index::{self, Devices};
 use super::item::Work;
 use super::replace::{self, Final, RESTORING};
@@ -107,7 +106,7 @@ async fn import_beside(
     let set = item_api::set_keys(&shared.client, temporary, &mark, &shared.context.cancel).await;
     set.map_err(|error| explained(&error))?;
     work.compare(temporary, report).await?;
-    expiry::restore(work, temporary, report).await?;
+    work.settle(temporary, report).await?;
     Ok(devices)
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufReader, Read};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ use super::exchange;
 use super::expiry;
 use super::upload::{Sound, Source, holes_of, upload, verdict};
 use super::{Shared, Stored};
-use crate::archive::{Relocation, is_identity};
+use crate::archive::{ACTIVE_KEYS, Relocation, is_identity};
 use crate::error::chain;
 use crate::events::BETWEEN_PROGRESS;
 use crate::steps::{explained, step};
@@ -118,14 +118,33 @@ fn check_now(
     };
     // What this program has stored was read to its end then, and its bytes are the same now.
     if problems.is_empty() && is_foreign && stored.is_tar()? {
-        let mut input = compress::decoder(BufReader::with_capacity(1 << 18, stored.open()?))
+        let file = Until { file: stored.open()?, cancel: cancel.clone() };
+        let mut input = compress::decoder(BufReader::with_capacity(1 << 18, file))
             .map_err(|error| chain(&error))?;
         let mut rules = ExportRules::new();
         let read = tar::check(&mut *input, &mut |member| rules.member(member));
+        if cancel.is_cancelled() {
+            return Err("interrupted".to_owned());
+        }
         problems.extend(read.err().map(|error| chain(&error)));
         problems.extend(rules.finish().err());
     }
     Ok(problems)
+}
+
+/// A file that cannot be read any further once somebody wants an end.
+struct Until {
+    file: File,
+    cancel: CancellationToken,
+}
+
+impl Read for Until {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("interrupted"));
+        }
+        self.file.read(buffer)
+    }
 }
 
 /// Where the data of a restore lies.
@@ -200,17 +219,23 @@ impl Work<'_> {
         let relocation = self.relocation(self.target.name());
         self.import_checked(relocation, report).await?;
         self.compare(self.target, report).await?;
-        if self.row.fresh_identity {
-            let info = &self.row.info;
-            if info.driver.is_some() || info.layout == Layout::IncusBackup {
-                neutralise(shared, self.target).await?;
-            }
-        } else {
-            expiry::restore(self, self.target, report).await?;
-        }
+        self.settle(self.target, report).await?;
         report.result = Some("created");
         if self.row.starts {
             self.start(report).await;
+        }
+        Ok(())
+    }
+
+    /// What the archive alone cannot bring about: a copy beside its original keeps still, and what
+    /// takes its place has the expiry of its snapshots.
+    pub(super) async fn settle(&self, id: &ItemId, report: &mut ItemReport) -> Result<(), String> {
+        if !self.row.fresh_identity {
+            return expiry::restore(self, id, report).await;
+        }
+        let info = &self.row.info;
+        if info.driver.is_some() || info.layout == Layout::IncusBackup {
+            neutralise(self.shared, id).await?;
         }
         Ok(())
     }
@@ -225,28 +250,36 @@ impl Work<'_> {
         let stop = self.shared.context.cancel.child_token();
         let (mut checking_took, mut importing_took) = (Duration::ZERO, Duration::ZERO);
         let checking = async {
-            let cancel = stop.clone();
-            check_until(self.shared, self.row, self.stored, cancel, &mut checking_took).await?;
-            // Nobody listens if the upload has failed meanwhile.
-            drop(say.send(Sound));
-            Ok(())
+            let (cancel, took) = (stop.clone(), &mut checking_took);
+            let checked = check_until(self.shared, self.row, self.stored, cancel, took).await;
+            match &checked {
+                // Nobody listens if the upload has failed meanwhile.
+                Ok(()) => drop(say.send(Sound)),
+                // There is no use in sending the rest.
+                Err(_) => stop.cancel(),
+            }
+            checked
         };
         let importing = async {
             let took = &mut importing_took;
-            let imported = self.upload(self.target, relocation, Some(verdict), took).await;
+            let with = (stop.clone(), Some(verdict));
+            let imported = self.upload(self.target, relocation, with, took).await;
+            let is_first = !stop.is_cancelled();
             if let Err(Failed::There(_)) = &imported {
                 // The server has refused it; there is nothing to check any more.
                 stop.cancel();
             }
-            imported
+            imported.map_err(|failed| (failed, is_first))
         };
         let (checked, imported): (Result<(), String>, _) =
             Box::pin(async { tokio::join!(checking, importing) }).await;
         report.elapsed += checking_took.max(importing_took);
         match imported {
-            Err(Failed::There(cause)) => Err(cause),
+            Err((Failed::There(cause), true)) => Err(cause),
             // A damaged backup is why it could not be sent, not the other way round.
-            Err(Failed::Here(cause)) => Err(checked.err().unwrap_or(cause)),
+            Err((Failed::Here(cause) | Failed::There(cause), _)) => {
+                Err(checked.err().unwrap_or(cause))
+            }
             Ok(bytes) => {
                 report.bytes = bytes;
                 checked
@@ -261,7 +294,8 @@ impl Work<'_> {
         relocation: Relocation,
         report: &mut ItemReport,
     ) -> Result<(), String> {
-        let sent = self.upload(id, relocation, None, &mut report.elapsed).await;
+        let with = (self.shared.context.cancel.clone(), None);
+        let sent = self.upload(id, relocation, with, &mut report.elapsed).await;
         report.bytes = sent.map_err(|(Failed::Here(cause) | Failed::There(cause))| cause)?;
         Ok(())
     }
@@ -270,7 +304,7 @@ impl Work<'_> {
         &self,
         id: &ItemId,
         relocation: Relocation,
-        verdict: Option<oneshot::Receiver<Sound>>,
+        (cancel, verdict): (CancellationToken, Option<oneshot::Receiver<Sound>>),
         elapsed: &mut Duration,
     ) -> Result<Option<u64>, Failed> {
         let shared = self.shared;
@@ -288,7 +322,6 @@ impl Work<'_> {
         };
         let relocation = is_tar.then_some(relocation);
         let holes = holes_of(self.stored).map_err(Failed::Here)?;
-        let cancel = shared.context.cancel.clone();
         let source = Source { file, relocation, holes, raw: false, cancel, verdict };
         let body = upload(source, progress);
         let mut failed_here = false;
@@ -378,10 +411,6 @@ async fn send(
     operation.wait(&options).await.map(drop)
 }
 
-/// What would act by itself in a copy that stands beside its original.
-const ACTIVE_KEYS: [(&str, &str); 3] =
-    [("boot.autostart", "false"), ("snapshots.schedule", ""), ("snapshots.expiry", "")];
-
 /// Keeps a restored copy from starting by itself and from making or expiring snapshots, and from
 /// having the identity of its original; what it had is kept beside.
 ///
@@ -391,12 +420,14 @@ async fn neutralise(shared: &Shared<'_>, id: &ItemId) -> Result<(), String> {
     let read = item_api::read(&shared.client, id).await.map_err(|error| explained(&error))?;
     let Some(facts) = read else { return Ok(()) };
     let mut keys = ConfigMap::new();
-    for (key, neutral) in ACTIVE_KEYS {
-        let is_active = |value: &&String| *value != neutral && *value != "@never";
-        if let Some(value) = facts.config().get(key).filter(is_active) {
-            keys.insert(key.to_owned(), neutral.to_owned());
+    let is_instance = matches!(id, ItemId::Instance { .. });
+    for (key, quiet) in ACTIVE_KEYS {
+        let original = facts.config().get(key).filter(|value| !value.is_empty() && *value != quiet);
+        if let Some(value) = original {
             keys.insert(format!("{}{key}", marks::ORIGINAL), value.clone());
         }
+        // Only an instance has profiles, which a value of its own must hide.
+        keys.insert(key.to_owned(), if is_instance { quiet.to_owned() } else { String::new() });
     }
     // The server makes new ones.
     let identity = facts.config().keys().filter(|key| is_identity(key));

@@ -254,11 +254,14 @@ pub(crate) async fn undo(client: &Client, replacing: &Replacing) -> Result<(), S
         if let Some(new) = item_api::read(client, item).await.map_err(told)? {
             if !new.config().contains_key(RESTORING) {
                 // Which of the two is wanted is for people to say; the import is wanted no more.
-                drop_import(client, replacing, &never).await?;
-                return Err(format!(
+                let kept = format!(
                     "there is another {item} by now; the one from before is kept as {}",
                     aside.path()
-                ));
+                );
+                return Err(match drop_import(client, replacing, &never).await {
+                    Ok(()) => kept,
+                    Err(cause) => format!("{kept}; and the import could not be removed: {cause}"),
+                });
             }
             if let ItemId::Volume { .. } = item {
                 users::detach(client, &attachments(replacing)?, &never).await?;

@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use incus_client::Upload;
 use stapes_store::compress;
 use stapes_store::tar::{self, Action, EditError, Editor, ExportRules, Holes, Member};
@@ -68,7 +68,14 @@ pub(crate) fn holes_of(stored: &Stored) -> Result<Holes, String> {
 }
 
 /// The upload of a source. `on_bytes` is told how many bytes have been read from the file.
-pub(crate) fn upload(mut source: Source, on_bytes: impl Fn(u64) + Send + 'static) -> Upload {
+pub(crate) fn upload(source: Source, on_bytes: impl Fn(u64) + Send + 'static) -> Upload {
+    Upload::new(pieces(source, on_bytes))
+}
+
+fn pieces(
+    mut source: Source,
+    on_bytes: impl Fn(u64) + Send + 'static,
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let (full, blocks) = mpsc::channel::<io::Result<Bytes>>(SENDING);
     // Not waited for: it ends when its queue does, and what it has to say goes through that.
     let _worker = tokio::task::spawn_blocking(move || {
@@ -77,14 +84,19 @@ pub(crate) fn upload(mut source: Source, on_bytes: impl Fn(u64) + Send + 'static
         let sent = send(source, &mut writer, on_bytes)
             .and_then(|()| writer.finish().map_err(|error| error.to_string()))
             .and_then(|()| wait_for(verdict));
-        if let Err(cause) = sent {
-            drop(full.blocking_send(Err(io::Error::other(cause))));
-        }
+        let last = sent.map(|()| Bytes::new()).map_err(io::Error::other);
+        drop(full.blocking_send(last));
     });
-    Upload::new(stream::unfold(blocks, |mut blocks| async move {
-        let block = blocks.recv().await?;
-        Some((block, blocks))
-    }))
+    // Only an empty block is a good end: a thread that panicked has sent none.
+    stream::unfold(Some(blocks), |blocks| async move {
+        let mut blocks = blocks?;
+        match blocks.recv().await {
+            Some(Ok(end)) if end.is_empty() => None,
+            Some(Ok(block)) => Some((Ok(block), Some(blocks))),
+            Some(Err(error)) => Some((Err(error), None)),
+            None => Some((Err(io::Error::other("reading it ended unexpectedly")), None)),
+        }
+    })
 }
 
 fn wait_for(verdict: Option<oneshot::Receiver<Sound>>) -> Result<(), String> {
@@ -202,5 +214,52 @@ impl Write for QueueWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    const CONTENT: &[u8] = b"what is restored";
+
+    fn source(verdict: Option<oneshot::Receiver<Sound>>) -> Source {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(CONTENT).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        let cancel = CancellationToken::new();
+        let holes = Holes::default();
+        Source { file, relocation: None, holes, raw: true, cancel, verdict }
+    }
+
+    async fn sent(source: Source, on_bytes: impl Fn(u64) + Send + 'static) -> Vec<Option<Bytes>> {
+        pieces(source, on_bytes).map(Result::ok).collect().await
+    }
+
+    #[tokio::test]
+    async fn an_upload_ends_well_only_when_the_check_has() {
+        let (say, waits) = verdict();
+        let waiting = tokio::spawn(sent(source(Some(waits)), |_| {}));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(!waiting.is_finished());
+        say.send(Sound).unwrap();
+        assert_eq!(waiting.await.unwrap(), [Some(Bytes::from_static(CONTENT))]);
+
+        let (say, waits) = verdict();
+        drop(say);
+        let failed = sent(source(Some(waits)), |_| {}).await;
+        assert_eq!(failed, [Some(Bytes::from_static(CONTENT)), None]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_no_good_end() {
+        let mut broken = source(None);
+        broken.relocation = Some(Relocation::default());
+        let ended = sent(Source { raw: false, ..broken }, |_| {}).await;
+        assert_eq!(ended, [None]);
     }
 }

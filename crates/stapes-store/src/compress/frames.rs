@@ -32,6 +32,8 @@ pub(super) struct Frames<W: Write> {
     next: usize,
     spare: Vec<Vec<u8>>,
     is_empty: bool,
+    /// A frame is lost: nothing that comes after it makes the stream whole.
+    failed: bool,
 }
 
 impl<W: Write> Frames<W> {
@@ -45,6 +47,7 @@ impl<W: Write> Frames<W> {
             next: 0,
             spare: Vec::new(),
             is_empty: true,
+            failed: false,
         }
     }
 
@@ -61,6 +64,9 @@ impl<W: Write> Frames<W> {
 
     /// Everything that was written goes to the inner writer, as a frame of its own.
     fn end_frame(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.failed, true) {
+            return Err(ended());
+        }
         while !self.waiting.is_empty() {
             self.take()?;
         }
@@ -73,11 +79,15 @@ impl<W: Write> Frames<W> {
             self.is_empty = false;
             self.writer.write_all(&packed)?;
         }
+        self.failed = false;
         Ok(())
     }
 
     /// Hands a full block to the worker whose turn it is.
     fn submit(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.failed, true) {
+            return Err(ended());
+        }
         if self.workers.is_empty() {
             let count = thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
             for _ in 0..count {
@@ -97,6 +107,7 @@ impl<W: Write> Frames<W> {
         let sent = self.workers.get(worker).and_then(|worker| worker.send(Job { content, packed }));
         sent.ok_or_else(ended)?;
         self.waiting.push_back(worker);
+        self.failed = false;
         Ok(())
     }
 
@@ -177,7 +188,7 @@ impl Drop for Worker {
 }
 
 fn ended() -> io::Error {
-    io::Error::other("a thread that compresses ended unexpectedly")
+    io::Error::other("compressing it has failed before")
 }
 
 fn compressor(level: i32) -> io::Result<Compressor<'static>> {

@@ -215,7 +215,7 @@ fn init_makes_a_repository_and_its_directory_once() {
     let ran = init("dir:music").expect_code(2);
     assert_says(
         &ran.stderr,
-        &["it holds other things, such as «song»", "choose an empty directory"],
+        &["it holds other things, such as «song»", "needs an empty directory"],
     );
     assert_eq!(tree(&home.path().join("music")).len(), 1);
     fs::write(home.path().join("file"), "").unwrap();

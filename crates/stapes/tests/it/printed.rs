@@ -79,7 +79,7 @@ fn what_people_see_of_backups_and_restores() {
     volume local/data  clone  -
     volume plain/old  stopped  -
     instance cold  clone  -
-    instance web  clone  -
+    instance web  clone  freezes web for a moment
 
     5 items to back up
     ");

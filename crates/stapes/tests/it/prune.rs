@@ -203,9 +203,10 @@ fn whoever_is_kept_out_is_told_by_which_process() {
         shelf.store(&instance("web"), second, &[("export.tar.zst", b"x")]);
     }
     let arguments = ["verify", "--parallel", "1", "--output", "json"];
-    let mut verification = Background::start(&mut shelf.command(&arguments));
-    verification.wait_for(|event| event["event"] == "step-started");
-    verification.signal(Signal::STOP);
+    let verification = Background::start(&mut shelf.command(&arguments));
+    let lock = shelf.repository.root().join(".lock");
+    verification
+        .stop_when("it holds the lock", || fs::read(&lock).is_ok_and(|names| !names.is_empty()));
     let ran = prune(&shelf, &["--keep", "1", "-y"]).expect_code(11);
     let who = format!("verify (process {} on ", verification.pid());
     assert_says(&ran.stderr, &["is locked", &who, "UTC) uses it; wait for it to end"]);
@@ -236,7 +237,7 @@ fn ctrl_c_at_the_question_removes_nothing() {
     let before = tree(shelf.repository.root());
     let inner = shelf.command(&["prune", "--keep", "1"]);
     // Nobody types a line, and the terminal stays open.
-    let ran = run(&mut on_terminal(&inner, r"sleep 1; printf '\003'; sleep 4")).expect_code(130);
+    let ran = run(&mut on_terminal(&inner, r"sleep 5; printf '\003'; sleep 4")).expect_code(130);
     assert_says(&ran.stdout, &["Remove them? [y/N]", "interrupted"]);
     assert_eq!(tree(shelf.repository.root()), before);
 }

@@ -84,7 +84,7 @@ fn a_copy_in_the_format_of_the_driver_has_an_identity_of_its_own_too() {
         assert!(!ours.is_empty() && ours != config(&original, key), "{key}: {ours}");
     }
     assert_eq!(config(&copy, "boot.autostart"), "false");
-    assert_eq!(config(&copy, "snapshots.schedule"), "");
+    assert_eq!(config(&copy, "snapshots.schedule"), "@never");
     assert_eq!(config(&copy, "user.stapes.original.snapshots.schedule"), "@daily");
 }
 

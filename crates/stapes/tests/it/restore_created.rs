@@ -184,8 +184,8 @@ fn a_copy_beside_its_original_whose_making_was_killed_does_nothing_by_itself() {
     killed(&keep, &what, "POST /1.0/instances", Killed::AnswerLost, is_there);
     let copy = here.api("GET", "/1.0/instances/copy", None).unwrap();
     let setting = |key: &str| copy["config"][key].as_str().unwrap_or_default().to_owned();
-    assert_ne!(setting("boot.autostart"), "true");
-    assert_eq!(setting("snapshots.schedule"), "");
+    assert_eq!(setting("boot.autostart"), "false");
+    assert_eq!(setting("snapshots.schedule"), "@never");
     let refused = run(&mut keep.command(&[&["restore", "-y"], &what[..]].concat())).expect_code(1);
     assert_says(&refused.stderr, &["copy exists", "nothing was changed"]);
 }

@@ -51,7 +51,14 @@ fn furnish(server: &IncusServer, pool: &str, bridge: &str) {
             "user.note": "odd: \"yes\"", "dns.mode": "none", "ipv4.dhcp": "false",
         },
     });
-    api("POST", "/1.0/networks", network);
+    // Incus looks at all interfaces of the machine, also at those of other tests that are just going.
+    let made = || server.api("POST", "/1.0/networks", Some(&network));
+    let vanished = |error: &dyn std::fmt::Display| error.to_string().contains("does not exist");
+    let mut tries = 0;
+    while let Err(error) = made() {
+        tries += 1;
+        assert!(tries < 10 && vanished(&error), "{error}");
+    }
     for (name, feature) in [("own", "true"), ("shared", "false")] {
         let project = json!({
             "name": name, "description": format!("project {name}"),

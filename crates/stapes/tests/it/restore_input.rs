@@ -65,6 +65,41 @@ fn a_backup_that_somebody_changed_is_refused_before_anything_is_touched() {
 }
 
 #[test]
+fn what_is_new_is_not_made_of_a_damaged_backup_that_can_be_read() {
+    let keep = Keep::new();
+    let here = keep.here();
+    here.create("web").unwrap();
+    here.volume("local", "data").unwrap();
+    keep.backup(&["instances"]);
+    keep.backup(&["volumes"]);
+    here.api("DELETE", "/1.0/instances/web", None).unwrap();
+    here.api("DELETE", "/1.0/storage-pools/local/volumes/custom/data", None).unwrap();
+    let before = state(&here);
+    // A bit of the header that means nothing to zstd: only the sum of the whole file finds it.
+    let change = |archive: &Path| {
+        let mut bytes = fs::read(archive).unwrap();
+        bytes[4] ^= 0x10;
+        fs::write(archive, bytes).unwrap();
+    };
+    let cases = [
+        (["instance", "web"], keep.instance_dir("web").join("export.tar.zst")),
+        (["volume", "local/data"], keep.volume_dir("local", "data").join("volume.tar.zst")),
+    ];
+    for (what, archive) in &cases {
+        change(archive);
+        let ran = keep.restore(what);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        let name = what[1].rsplit('/').next().unwrap();
+        assert_says(&said(&ran, name), &["damaged", "nothing was touched", "tar.zst"]);
+        assert_same_state(&before, &state(&here));
+    }
+    for (what, archive) in &cases {
+        change(archive);
+        keep.restore(what).complete();
+    }
+}
+
+#[test]
 fn a_backup_in_the_folder_of_another_item_is_not_restored_as_that() {
     let keep = Keep::new();
     let here = keep.here();

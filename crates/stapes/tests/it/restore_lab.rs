@@ -101,6 +101,12 @@ impl Keep {
         newest(&self.repository().join("instances").join(self.project()).join(instance))
     }
 
+    /// The newest backup of a volume.
+    pub(crate) fn volume_dir(&self, pool: &str, volume: &str) -> PathBuf {
+        let volumes = self.repository().join("volumes").join(self.project());
+        newest(&volumes.join(pool).join(volume))
+    }
+
     /// The intents in the journal.
     pub(crate) fn intents(&self) -> usize {
         fs::read_dir(self.dir().join("state/journal")).map(Iterator::count).unwrap_or_default()
