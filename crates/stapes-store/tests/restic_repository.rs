@@ -191,8 +191,11 @@ fn a_backup_of_restic_that_goes_on_keeps_an_exclusive_lock_out() {
     assert!(error.to_string().contains(&pid), "{error}");
     repository.lock(LockKind::Shared).unwrap().release().unwrap();
 
-    // Killed, it leaves its lock, which is nobody's now.
+    // Killed, it leaves its lock. That it is gone is certain only when it has not been refreshed either.
     backup.kill().unwrap();
     backup.wait().unwrap();
+    let error = repository.lock(LockKind::Exclusive).unwrap_err().to_string();
+    assert!(error.contains(&pid) && error.contains("restic unlock"), "{error}");
+    says(place.path(), &["unlock"]);
     repository.lock(LockKind::Exclusive).unwrap().release().unwrap();
 }

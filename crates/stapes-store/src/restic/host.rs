@@ -16,6 +16,9 @@ pub(super) struct Host {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) pid: i32,
+    /// In which numbers of processes mean the same: one start of one machine, seen from one container.
+    /// Host names do not tell: clones share them, and containers may have their host's.
+    pub(super) space: Option<String>,
 }
 
 impl Host {
@@ -27,6 +30,7 @@ impl Host {
             uid,
             gid: getgid().as_raw(),
             pid: getpid().as_raw_nonzero().get(),
+            space: space(),
         }
     }
 }
@@ -40,6 +44,12 @@ pub(super) fn now() -> Timestamp {
 fn hostname() -> Option<String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim_end().to_owned()).filter(|name| !name.is_empty())
+}
+
+fn space() -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let processes = fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(format!("{} {}", boot.trim_end(), processes.display()))
 }
 
 fn username(uid: u32) -> Option<String> {

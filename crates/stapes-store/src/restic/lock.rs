@@ -1,14 +1,14 @@
 //! Lock files as restic has them: who uses a repository, shared or exclusively.
 //!
 //! A lock is a sealed file that is written before anything is done and replaced by a newer one every
-//! five minutes; one that is half an hour old is nobody's, and so is one of this machine whose process
-//! is gone. The first look is before ours is written, the second after it: of two that begin at the
+//! five minutes. One of this machine whose process is gone is removed, and so is an old one of this host
+//! name; one of another host is honoured until a person removes it. The first look is before ours is written, the second after it: of two that begin at the
 //! same time at least one sees the other. Nothing here knows what a lock is taken for.
 //!
 //! `restic unlock` asks whether a process of its own machine lives by sending it SIGHUP. A program that
 //! holds locks must not die of that signal; to see to it is the business of the binary.
 //!
-//! If this process dies, its lock stays until somebody on this machine looks at it, or for half an hour.
+//! If this process dies, its lock stays until somebody on this machine looks at it.
 
 use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -71,6 +71,9 @@ struct LockFile {
     uid: u32,
     #[serde(default)]
     gid: u32,
+    /// [`Host::space`]; only we write it, and restic passes over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    space: Option<String>,
 }
 
 /// A lock on a repository. Dropping it removes its file.
@@ -141,6 +144,25 @@ impl Lock {
             }
         };
         Err(Error::InUse { repository: repository.storage().label(), why })
+    }
+
+    /// As [`Lock::check`], and looks whether its file is still there: before what others rely on.
+    ///
+    /// # Errors
+    /// `Locked` if it was lost; if the storage fails.
+    pub fn confirm(&self) -> Result<()> {
+        self.check()?;
+        let Some(id) = self.held.state().ids.last().copied() else { return Ok(()) };
+        let is_there = |id: &Id| -> Result<bool> {
+            let name = FileKind::Lock.name(id);
+            Ok(self.held.repository.storage().stat(&name)?.is_some())
+        };
+        // It may have been refreshed in this moment: then there is a newer one.
+        let newest = || self.held.state().ids.last().copied().unwrap_or(id);
+        if !is_there(&id)? && !is_there(&newest())? {
+            self.held.lose();
+        }
+        self.check()
     }
 
     /// As [`Lock::check`], for what only the holder of an exclusive lock may do.
@@ -215,8 +237,13 @@ impl Held {
         let (new, time) = write(&self.repository, self.kind)?;
         self.state().ids.push(new);
         if age >= self.timing.overdue {
-            // Somebody may just now judge the old one stale.
+            // Somebody may just now judge the old one stale, or have done so and come in.
             thread::sleep(self.timing.settle);
+            let own = self.state().ids.clone();
+            if in_the_way(&self.repository, self.kind, &self.timing, &own)?.is_some() {
+                self.lose();
+                return Ok(());
+            }
         }
         match self.repository.storage().delete(&FileKind::Lock.name(&old)) {
             Err(Error::NotFound { .. }) => self.lose(),
@@ -283,12 +310,12 @@ fn attempt(
     kind: LockKind,
     timing: &Timing,
 ) -> Result<Result<State, Denied>> {
-    if let Some(why) = in_the_way(repository, kind, timing, None)? {
+    if let Some(why) = in_the_way(repository, kind, timing, &[])? {
         return Ok(Err(Denied::Before(why)));
     }
     let (id, written) = write(repository, kind)?;
     thread::sleep(timing.settle);
-    let denied = match in_the_way(repository, kind, timing, Some(&id)) {
+    let denied = match in_the_way(repository, kind, timing, &[id]) {
         Ok(None) => return Ok(Ok(State { ids: vec![id], written, lost: None, failure: None })),
         Ok(Some(why)) => Ok(Err(Denied::Meanwhile(why))),
         Err(error) => Err(error),
@@ -302,11 +329,11 @@ fn in_the_way(
     repository: &Repository,
     kind: LockKind,
     timing: &Timing,
-    own: Option<&Id>,
+    own: &[Id],
 ) -> Result<Option<String>> {
     for (id, size) in repository.list(FileKind::Lock)? {
         // Storages that are not atomic leave empty files of writers that died.
-        if Some(&id) == own || size == 0 {
+        if own.contains(&id) || size == 0 {
             continue;
         }
         let lock = match read(repository, &id, size) {
@@ -321,23 +348,36 @@ fn in_the_way(
             }
             Err(error) => return Err(error),
         };
-        if is_stale(&lock, timing, host::now(), &Host::this()) {
-            // If it cannot be removed, it is nobody's all the same.
-            let _removed = remove(repository, &id);
+        let age = host::now().duration_since(lock.time);
+        if is_stale(&lock, timing, age, &Host::this()) {
+            // Who is only judged by the time could come back and rely on it.
+            remove(repository, &id)?;
         } else if lock.exclusive || kind == LockKind::Exclusive {
             let name = FileKind::Lock.name(&id);
+            let since = match age >= timing.stale {
+                true => "; it has not been refreshed for long",
+                false => "",
+            };
             return Ok(Some(format!(
-                "{lock} ({name}; `restic unlock` removes it if that is over)"
+                "{lock}{since} ({name}; `restic unlock` removes it if that is over)"
             )));
         }
     }
     Ok(None)
 }
 
-fn is_stale(lock: &LockFile, timing: &Timing, now: Timestamp, this: &Host) -> bool {
-    let is_here = !lock.hostname.is_empty() && lock.hostname == this.hostname;
-    let is_gone = || i32::try_from(lock.pid).map_or(true, host::is_gone);
-    now.duration_since(lock.time) > timing.stale || (is_here && is_gone())
+/// Whether a lock is nobody's. restic leaves that to people (`restic unlock`); nobody is there to ask
+/// at night, so what is certain is acted on: the process is gone, by its number in the same space; or a
+/// process of this host name is gone as far as it can be seen from here, and has not refreshed its lock
+/// in time either. Locks of other hosts are never judged: their clocks may be wrong.
+fn is_stale(lock: &LockFile, timing: &Timing, age: SignedDuration, this: &Host) -> bool {
+    let is_gone = i32::try_from(lock.pid).map_or(true, host::is_gone);
+    let is_same_space = lock.space.is_some() && lock.space == this.space;
+    let is_same_host = !lock.hostname.is_empty() && lock.hostname == this.hostname;
+    let is_late = age > timing.refresh + timing.refresh;
+    (is_gone && is_same_space)
+        || (is_gone && is_same_host && is_late)
+        || (is_same_host && age > timing.stale)
 }
 
 fn read(repository: &Repository, id: &Id, size: u64) -> Result<LockFile> {
@@ -347,10 +387,10 @@ fn read(repository: &Repository, id: &Id, size: u64) -> Result<LockFile> {
 }
 
 fn write(repository: &Repository, kind: LockKind) -> Result<(Id, Timestamp)> {
-    let Host { hostname, username, uid, gid, pid } = Host::this();
+    let Host { hostname, username, uid, gid, pid, space } = Host::this();
     let time = host::now();
     let exclusive = kind == LockKind::Exclusive;
-    let file = LockFile { time, exclusive, hostname, username, pid: pid.into(), uid, gid };
+    let file = LockFile { time, exclusive, hostname, username, pid: pid.into(), uid, gid, space };
     Ok((repository.save(FileKind::Lock, &json("a lock", &file)?)?, time))
 }
 

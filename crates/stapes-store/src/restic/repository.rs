@@ -198,7 +198,12 @@ impl Repository {
         result
     }
 
-    fn read_blob_at(&self, kind: BlobType, id: &BlobId, location: &Location) -> Result<Vec<u8>> {
+    pub(super) fn read_blob_at(
+        &self,
+        kind: BlobType,
+        id: &BlobId,
+        location: &Location,
+    ) -> Result<Vec<u8>> {
         let start = u64::from(location.offset);
         let range = start..start + u64::from(location.length);
         if location.length > BLOB_LIMIT_BYTES {

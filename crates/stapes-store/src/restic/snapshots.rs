@@ -68,6 +68,7 @@ impl Repository {
     /// # Errors
     /// If the lock is not exclusive or was lost; if the storage fails, after which some are removed.
     pub fn forget(&self, lock: &Lock, ids: &[SnapshotId]) -> Result<()> {
+        lock.confirm()?;
         for id in ids {
             lock.check_exclusive()?;
             match self.storage().delete(&FileKind::Snapshot.name(id)) {

@@ -36,6 +36,7 @@ pub(super) fn client(access: &Access) -> Result<Client, Failure> {
         .tcp_keepalive_interval(SILENCE / 4)
         .tcp_keepalive_retries(3)
         .tcp_user_timeout(SILENCE)
+        .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .user_agent(concat!("stapes/", env!("CARGO_PKG_VERSION")));

@@ -3,6 +3,7 @@
 //! The server stores a file whole or not at all. Packs have no folders of two letters in addresses.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use reqwest::blocking::{Client, RequestBuilder, Response};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, RANGE};
@@ -25,6 +26,9 @@ pub struct RestStorage {
     user: Option<String>,
     password: Option<SecretString>,
     client: Client,
+    /// Whether there is a repository: then a folder that «is not there» is a mistake of the server, or
+    /// of a proxy before it, and no empty folder. Old versions of rclone say so of any failure.
+    is_there: AtomicBool,
 }
 
 impl RestStorage {
@@ -41,8 +45,10 @@ impl RestStorage {
             user: location.user.clone().or_else(|| access.rest_username.clone()),
             password: location.password.clone().or_else(|| access.rest_password.clone()),
             client,
+            is_there: AtomicBool::new(false),
         };
-        storage.stat("config")?;
+        let is_there = storage.stat("config")?.is_some();
+        storage.is_there.store(is_there, Ordering::Relaxed);
         Ok(storage)
     }
 
@@ -117,7 +123,11 @@ impl Storage for RestStorage {
         if response.status() == StatusCode::FORBIDDEN && matches!(self.stat(name), Ok(Some(_))) {
             return settle_existing(self, name, content);
         }
-        self.good("store", name, response).map(drop)
+        self.good("store", name, response)?;
+        if name == "config" {
+            self.is_there.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn get(&self, name: &str) -> Result<Vec<u8>> {
@@ -165,7 +175,13 @@ impl Storage for RestStorage {
         let response =
             http::send(self.request(Method::GET, url), MAX_FILE_BYTES).map_err(failed)?;
         let response = match self.good("list", folder, response) {
-            Err(Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(Error::NotFound { .. }) if !self.is_there.load(Ordering::Relaxed) => {
+                return Ok(Vec::new());
+            }
+            Err(Error::NotFound { .. }) => {
+                let why = "the server says that the folder is not there, and the repository is";
+                return Err(failed(Failure::new(Cause::Temporary, why)));
+            }
             response => response?,
         };
         let version = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());

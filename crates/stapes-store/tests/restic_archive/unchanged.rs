@@ -12,23 +12,36 @@ fn begun(second: i64) -> Timestamp {
 }
 
 #[test]
-fn a_file_with_the_size_and_time_of_before_is_passed_over() {
+fn a_file_with_the_size_and_time_of_before_is_taken_over_as_far_as_it_is_the_same() {
     let lab = Lab::new();
+    let long = noise(3, 12_000_000);
     let mut members = vec![folder("backup"), file("backup/a", &noise(1, 500_000))];
     members.push(file("backup/b", b"old"));
+    members.push(file("backup/c", &long));
+    members.push(file("backup/d", &noise(4, 300_000)));
     let first = lab.store(&archive(&members)).unwrap().stored;
-    // Its content is another, which nobody can see from outside.
+    // Their contents are others, which nobody can see from outside.
     members[1].content = noise(2, 500_000);
     members[2] = Seen { attributes: Default::default(), ..file("backup/b", b"new") };
+    members[3].content[11_000_000] ^= 1;
     let before = |second| Some(Before { tree: first.tree, begun: begun(second) });
 
     let made = lab.store_after(&archive(&members), before(1_800_000_000), &[]).unwrap();
-    assert_eq!(made.skipped_bytes, 500_000);
-    assert_eq!((made.stored.totals.files_unchanged, made.stored.totals.files_changed), (1, 1));
+    // All of `d`, and of `c` what comes before the chunk that is another.
+    assert!(
+        (300_000 + 500_000..=11_300_000).contains(&made.skipped_bytes),
+        "{}",
+        made.skipped_bytes
+    );
+    assert_eq!((made.stored.totals.files_unchanged, made.stored.totals.files_changed), (1, 3));
     let (packed, _) = lab.pack(made.stored.tree, &[b"backup"]).unwrap();
     let packed = super::lab::members(&packed);
-    assert!(packed[1].content == noise(1, 500_000));
+    assert!(packed[1].content == noise(2, 500_000));
     assert_eq!(packed[2].content, b"new");
+    assert!(packed[3].content == members[3].content && packed[4].content == members[4].content);
+    // The cuts are those that there would be without a backup before.
+    let anew = lab.store(&archive(&members)).unwrap();
+    assert_eq!((anew.stored.tree, anew.new_data_blobs), (made.stored.tree, 0));
 
     // Without a backup before, and where the file is as young as that backup, all is read.
     for before in [None, before(1_700_000_001)] {

@@ -18,6 +18,7 @@
 //!   header says of owner and mode (nobody applies it), which of several targets a link named (it
 //!   becomes the first).
 
+mod compare;
 mod convert;
 mod links;
 mod notes;

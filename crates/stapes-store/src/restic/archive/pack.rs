@@ -215,6 +215,10 @@ impl<W: Write> Packing<'_, W> {
             let content = node.content.take().filter(|_| node.is_file() && link.is_none());
             let content = content.unwrap_or_default();
             let bytes = self.reading.content_bytes(&content).map_err(|error| of(&path, error))?;
+            if node.is_file() && link.is_none() && bytes != node.meta.size {
+                let why = format!("it has {bytes} bytes instead of {}", node.meta.size);
+                return Err(Error::damaged(shown(&path), why));
+            }
             let kind = if link.is_some() { MemberKind::HardLink } else { kind };
             let blobs = content.len();
             let unasked = content.into_iter();
@@ -226,7 +230,8 @@ impl<W: Write> Packing<'_, W> {
         if self.open.len() > DEEPEST {
             return Err(Error::damaged(shown(path), "it is deeper than any path can be"));
         }
-        let Some(tree) = node.subtree else { return Ok(()) };
+        let missing = || Error::damaged(shown(path), "the folder has no tree");
+        let tree = node.subtree.ok_or_else(missing)?;
         let mut nodes = self.reading.tree(&tree).map_err(|error| of(path, error))?.nodes;
         arrange(&mut nodes, path, self.notes);
         self.open.push((path.to_vec(), nodes.into_iter()));

@@ -178,7 +178,11 @@ fn settle(entry: &mut Entry, content: &mut Option<PendingContent>, added: &mut u
     let (Entry::Add(node, _), Some(content)) = (entry, content.take()) else { return Ok(()) };
     let stored = content.wait()?;
     *added += stored.added;
-    node.meta.size = stored.size;
-    node.content = Some(stored.ids);
+    // Before it may lie what was taken over; the size of both is that of the member.
+    let content = node.content.get_or_insert_default();
+    if content.is_empty() {
+        node.meta.size = stored.size;
+    }
+    content.extend(stored.ids);
     Ok(())
 }

@@ -13,14 +13,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rustic_core::TreeId;
-use rustic_core::repofile::{Metadata, Node, NodeType};
+use rustic_core::repofile::{BlobType, Metadata, Node, NodeType};
+use rustic_core::{DataId, TreeId};
 
+use super::compare::Comparing;
 use super::links::{self, Links};
 use super::notes::{NOTES_NAME, Notes};
 use super::spool::{Entry, How, Spool};
 use super::{convert, from_io, order, tar_error};
 use crate::error::{Error, Result};
+use crate::restic::index::Index;
 use crate::restic::ingest::Ingest;
 use crate::restic::readout::{Reading, join, shown};
 use crate::restic::tree::node::go_mode;
@@ -105,6 +107,7 @@ pub fn unpack(
     let before = options.before.map(|before| before.tree);
     let mut unpacking = Unpacking {
         ingest,
+        index,
         parent: Parent::new(repository, index, before),
         matching: Matching {
             ctime: false,
@@ -133,6 +136,7 @@ pub fn unpack(
 
 struct Unpacking<'a> {
     ingest: &'a Arc<Ingest>,
+    index: &'a Index,
     parent: Parent<'a>,
     matching: Matching,
     time: Timestamp,
@@ -206,9 +210,7 @@ impl Unpacking<'_> {
         self.content_bytes += size;
         let known = self.parent.take_over(OsStr::from_bytes(name), &node.meta, &self.matching);
         if let Some((content, _)) = known {
-            self.skipped_bytes += size;
-            node.content = Some(content);
-            return self.spool.push(Entry::Add(Box::new(node), How::Unchanged), None);
+            return self.compare(reader, member, node, &content);
         }
         let how = self.relation(name);
         if size == 0 {
@@ -218,6 +220,27 @@ impl Unpacking<'_> {
         let mut content = self.ingest.content();
         reader.copy_file(member, &mut content).map_err(tar_error)?;
         self.spool.push(Entry::Add(Box::new(node), how), Some(content.finish()))
+    }
+
+    /// A file that looks as before: what really is as before is taken over.
+    fn compare(
+        &mut self,
+        reader: &mut Reader<'_>,
+        member: &Member,
+        mut node: Node,
+        content: &[DataId],
+    ) -> Result<()> {
+        let length = |id: &DataId| {
+            let place = self.index.get(BlobType::Data, &(*id).into());
+            (*id, place.map_or(0, |place| place.plain_length() as usize))
+        };
+        let mut comparing = Comparing::new(self.ingest, content.iter().map(length).collect());
+        reader.copy_file(member, &mut comparing).map_err(tar_error)?;
+        let compared = comparing.finish().map_err(|error| from_io("store", error))?;
+        self.skipped_bytes += compared.same_bytes;
+        let how = if compared.rest.is_none() { How::Unchanged } else { How::Changed };
+        node.content = Some(compared.same);
+        self.spool.push(Entry::Add(Box::new(node), how), compared.rest)
     }
 
     fn relation(&self, name: &[u8]) -> How {

@@ -36,6 +36,7 @@ pub use cuts::{Cuts, MAX_LENGTH, MIN_LENGTH};
 
 use self::shared::{Job, Shared};
 use super::index::Index;
+use super::lock::Lock;
 use super::repository::Repository;
 use crate::storage::Failure;
 use crate::{Error, Result};
@@ -56,12 +57,15 @@ pub struct IngestOptions {
     pub level: i32,
     /// Set by the caller when it wants the run to end.
     pub cancel: Arc<AtomicBool>,
+    /// What keeps a prune out. Once it is lost nothing more is stored or named: somebody may have
+    /// removed what this run relies on. Without it the caller knows that nobody else is there.
+    pub lock: Option<Arc<Lock>>,
 }
 
 impl Default for IngestOptions {
     fn default() -> Self {
         let connections = NonZeroUsize::MIN.saturating_add(1);
-        Self { workers: None, connections, level: LEVEL, cancel: Arc::default() }
+        Self { workers: None, connections, level: LEVEL, cancel: Arc::default(), lock: None }
     }
 }
 
@@ -112,7 +116,8 @@ impl Ingest {
         }
         let processors = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let workers = options.workers.unwrap_or_else(processors);
-        let shared = Arc::new(Shared::new(repository, index, options.level, options.cancel)?);
+        let connections = options.connections;
+        let shared = Arc::new(Shared::new(repository, index, options)?);
         let mut ingest = Self { shared, workers: Vec::new(), storing: Vec::new() };
         let failed = |error: std::io::Error| {
             Error::storage("start the threads that write to", &label, Failure::from(error))
@@ -120,7 +125,7 @@ impl Ingest {
         for _ in 0..workers.get() {
             ingest.workers.push(ingest.spawn("ingest", worker::run).map_err(failed)?);
         }
-        for _ in 0..options.connections.get() {
+        for _ in 0..connections.get() {
             ingest.storing.push(ingest.spawn("store", store::run).map_err(failed)?);
         }
         Ok(ingest)

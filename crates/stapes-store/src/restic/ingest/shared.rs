@@ -12,7 +12,9 @@ use rustic_core::repofile::BlobType;
 
 use super::super::files::PackRecord;
 use super::super::index::Index;
+use super::super::lock::Lock;
 use super::super::repository::Repository;
+use super::IngestOptions;
 use super::content::Ticket;
 use super::cuts::Cuts;
 use super::pack::{Pack, Sealed};
@@ -45,6 +47,7 @@ pub(super) struct Shared {
     pub(super) index: Arc<Index>,
     pub(super) cuts: Cuts,
     pub(super) level: i32,
+    lock: Option<Arc<Lock>>,
     pub(super) jobs: Queue<Job>,
     pub(super) full_packs: Queue<Pack>,
     pub(super) unindexed: Mutex<Unindexed>,
@@ -80,15 +83,16 @@ impl Shared {
     pub(super) fn new(
         repository: Arc<Repository>,
         index: Arc<Index>,
-        level: i32,
-        cancel: Arc<AtomicBool>,
+        options: IngestOptions,
     ) -> Result<Self> {
+        let IngestOptions { level, cancel, lock, .. } = options;
         let cuts = Cuts::new(&repository.config().chunker_polynomial)?;
         Ok(Self {
             repository,
             index,
             cuts,
             level,
+            lock,
             jobs: Queue::new(WAITING_BYTES),
             full_packs: Queue::new(WAITING_PACKS),
             unindexed: Mutex::default(),
@@ -107,7 +111,7 @@ impl Shared {
         if !lock(&self.claimed).insert((kind, id)) {
             return false;
         }
-        // Asked second, because a stored pack is added to the index before its claims end.
+        // Asked second, because a pack is added to the index before its claims end.
         if self.index.has(kind, &id) {
             lock(&self.claimed).remove(&(kind, id));
             return false;
@@ -115,7 +119,8 @@ impl Shared {
         true
     }
 
-    /// A pack is durable: the index has it now, and its blobs need no claims any more.
+    /// A pack is durable and an index file names it: the index has it now, and its blobs need no claims
+    /// any more. Not before: another run of this process would rely on what nobody may ever find.
     pub(super) fn release(&self, pack: &PackRecord) {
         self.index.add_pack(pack);
         let mut claimed = lock(&self.claimed);
@@ -206,6 +211,14 @@ impl Shared {
             Some(error) => Err(Error::Shared(Arc::clone(error))),
             None => Ok(()),
         }
+    }
+
+    /// Asks whether others are still kept out; before anything is stored that they might remove.
+    ///
+    /// # Errors
+    /// `Locked` if the lock was lost.
+    pub(super) fn check_lock(&self) -> Result<()> {
+        self.lock.as_ref().map_or(Ok(()), |lock| lock.check())
     }
 
     /// Why nothing is taken any more.

@@ -34,6 +34,11 @@ impl Unindexed {
         self.packs.push(pack);
     }
 
+    /// Takes back what could not be named.
+    fn restore(&mut self, packs: Vec<PackRecord>) {
+        packs.into_iter().for_each(|pack| self.add(pack));
+    }
+
     fn is_due(&self) -> bool {
         self.blobs >= INDEX_BLOBS
             || self.since.is_some_and(|since| since.elapsed() >= INDEX_INTERVAL)
@@ -56,9 +61,9 @@ pub(super) fn run(shared: &Shared) {
 }
 
 fn store(shared: &Shared, pack: Pack) -> Result<()> {
+    shared.check_lock()?;
     let (bytes, record) = pack.finish(shared.repository.key());
     shared.repository.storage().put(&pack_name(&record.id), &[&bytes])?;
-    shared.release(&record);
     shared.note_stored(record, bytes.len());
     shared.reuse_pack(bytes);
     Ok(())
@@ -67,8 +72,10 @@ fn store(shared: &Shared, pack: Pack) -> Result<()> {
 /// Writes an index file of what is durable, if one is due or it is the `last`.
 ///
 /// # Errors
-/// If the storage fails; the packs that would have been named are then waste.
+/// If the storage fails; the packs that would have been named are tried again when the run is given up.
 pub(super) fn write_index(shared: &Shared, last: bool) -> Result<()> {
+    // An index file that names packs which somebody has removed would make every later run lie.
+    shared.check_lock()?;
     let packs = {
         let mut unindexed = lock(&shared.unindexed);
         if !(unindexed.is_due() || last) || unindexed.packs.is_empty() {
@@ -79,5 +86,14 @@ pub(super) fn write_index(shared: &Shared, last: bool) -> Result<()> {
     let file = IndexFile { supersedes: Vec::new(), packs };
     let json = serde_json::to_vec(&file)
         .map_err(|error| crate::Error::refused("storing an index file", sentence(&error)))?;
-    shared.repository.save(FileKind::Index, &json).map(drop)
+    match shared.repository.save(FileKind::Index, &json) {
+        Ok(_) => {
+            file.packs.iter().for_each(|pack| shared.release(pack));
+            Ok(())
+        }
+        Err(error) => {
+            lock(&shared.unindexed).restore(file.packs);
+            Err(error)
+        }
+    }
 }

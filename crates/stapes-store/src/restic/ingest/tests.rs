@@ -273,3 +273,50 @@ impl Storage for Panicking {
         self.0.label()
     }
 }
+
+#[test]
+fn an_index_file_that_cannot_be_written_makes_no_later_run_rely_on_its_packs() {
+    let storage = MemoryStorage::new();
+    drop(made(&storage));
+    let content = noise(7, 3_000_000);
+    let failed = (0..20).find(|cut| {
+        let index = Arc::new(Index::default());
+        let storage = storage.copy();
+        let repository = Arc::new(Repository::open(storage.clone(), PASSWORD).unwrap());
+        storage.fail_after(Some(*cut));
+        let ingest =
+            Ingest::new(Arc::clone(&repository), Arc::clone(&index), IngestOptions::default());
+        let ingest = ingest.unwrap();
+        drop(write_all(&ingest, &content, 1 << 20).wait());
+        let ended = ingest.finish();
+        storage.fail_after(None);
+        let is_stored = !storage.names("data/").is_empty() && storage.names("index/").is_empty();
+        if ended.is_ok() || !is_stored {
+            return false;
+        }
+        // The packs are there, and nobody can find them: the next run stores all of it again.
+        let next = Ingest::new(Arc::clone(&repository), index, IngestOptions::default()).unwrap();
+        let stored = write_all(&next, &content, 1 << 20).wait().unwrap();
+        next.finish().unwrap();
+        let found = repository.load_index().unwrap();
+        assert!(stored.ids.iter().all(|id| found.has(BlobType::Data, &(*id).into())));
+        true
+    });
+    assert!(failed.is_some(), "there is a moment between a pack and its index file");
+}
+
+#[test]
+fn nothing_is_stored_or_named_once_the_lock_is_lost() {
+    let storage = MemoryStorage::new();
+    let repository = made(&storage);
+    let lock = Arc::new(repository.lock(super::super::lock::LockKind::Shared).unwrap());
+    let options = IngestOptions { lock: Some(Arc::clone(&lock)), ..IngestOptions::default() };
+    let ingest = Ingest::new(Arc::clone(&repository), Arc::default(), options).unwrap();
+    for name in storage.names("locks/") {
+        storage.remove(&name);
+    }
+    assert_eq!(lock.confirm().unwrap_err().kind(), ErrorKind::Locked);
+    drop(write_all(&ingest, &noise(1, 1_000_000), 1 << 20).wait());
+    assert_eq!(ingest.finish().unwrap_err().kind(), ErrorKind::Locked);
+    assert!(storage.names("data/").is_empty() && storage.names("index/").is_empty());
+}

@@ -8,7 +8,7 @@ use rustic_core::repofile::{BlobType, PackId, SnapshotFile, SnapshotId};
 use rustic_core::{BlobId, TreeId};
 use serde::Deserialize;
 
-use super::super::files::{Location, pack_name};
+use super::super::files::{BlobRecord, Location, pack_name};
 use super::super::index::Index;
 use super::super::repository::Repository;
 use crate::error::{Error, Result, sentence};
@@ -30,6 +30,15 @@ pub(super) struct Needed {
     pub(super) omitted: u64,
     /// The snapshots that are not whole.
     pub(super) affected: Vec<SnapshotId>,
+}
+
+impl Needed {
+    pub(super) fn has(&self, blob: &BlobRecord) -> bool {
+        match blob.kind {
+            BlobType::Tree => self.trees.contains(&blob.id),
+            BlobType::Data => self.data.contains(&blob.id),
+        }
+    }
 }
 
 /// Something in a snapshot that cannot be had.

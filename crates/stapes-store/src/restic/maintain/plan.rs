@@ -1,7 +1,7 @@
 //! Decides what pruning does with each pack. It reads index files, snapshots and trees, and changes
 //! nothing.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rustic_core::BlobId;
 use rustic_core::repofile::{BlobType, IndexId, PackId};
@@ -61,18 +61,37 @@ impl Repository {
     /// `Damaged` if an index file or snapshot cannot be read or anything is missing that a snapshot
     /// needs: what is needed is then not known. `Refused` if the repository is for appending only.
     pub fn plan_prune(&self, max_unused_percent: u8) -> Result<PrunePlan> {
+        self.plan_prune_down_to(1, max_unused_percent)
+    }
+
+    /// As [`Repository::plan_prune`], also where no snapshot is left: then everything goes. A list that
+    /// is empty by mistake looks the same, so that somebody has to say it.
+    ///
+    /// # Errors
+    /// Those of [`Repository::plan_prune`].
+    pub fn plan_prune_to_nothing(&self, max_unused_percent: u8) -> Result<PrunePlan> {
+        self.plan_prune_down_to(0, max_unused_percent)
+    }
+
+    fn plan_prune_down_to(&self, snapshots: usize, max_unused_percent: u8) -> Result<PrunePlan> {
         if self.config().append_only == Some(true) {
             let what = format!("pruning {}", self.storage().label());
             return Err(Error::refused(what, "its configuration allows to append only"));
         }
         let survey = Survey::take(self)?;
-        let needed = self.needed(&survey)?;
-        let shares = shares(&survey.packs, &needed);
+        let needed = self.needed(&survey, snapshots)?;
+        let rotten = self.rotten_copies(&survey, &needed)?;
+        let shares = shares(&survey.packs, &needed, &rotten);
+        let placed: usize = shares.values().map(|share| share.used.len()).sum();
+        if placed != needed.trees.len() + needed.data.len() {
+            let why = "index files disagree about what is in a pack; nothing is pruned";
+            return Err(Error::damaged("the index", why));
+        }
         Ok(plan(survey, shares, max_unused_percent))
     }
 
     /// What the snapshots need, all of which can be had.
-    fn needed(&self, survey: &Survey) -> Result<Needed> {
+    fn needed(&self, survey: &Survey, least: usize) -> Result<Needed> {
         let stop =
             |what: String, why: &str| Error::damaged(what, format!("{why}; nothing is pruned"));
         if let Some((_, why)) = survey.damaged_index_files.first() {
@@ -89,6 +108,11 @@ impl Repository {
             flaws
                 .map(|mut flaws| flaws.pop().unwrap_or_else(|| "no index file names it".to_owned()))
         };
+        // A list that comes back empty by mistake would make everything superfluous.
+        if snapshots.whole.len() < least && !survey.packs.is_empty() {
+            let what = format!("pruning {}", self.storage().label());
+            return Err(Error::refused(what, "no snapshot is there at all, and there is data"));
+        }
         let needed = needed::walk(self, &survey.index, &snapshots.whole, &why)?;
         match needed.troubles.first() {
             None => Ok(needed),
@@ -99,19 +123,58 @@ impl Repository {
     }
 }
 
+impl Repository {
+    /// Of what is needed and lies in several packs, the copies that cannot be read. Only one copy is
+    /// kept of each, and it must not be such a one.
+    fn rotten_copies(&self, survey: &Survey, needed: &Needed) -> Result<HashSet<(PackId, BlobId)>> {
+        let mut seen = HashSet::new();
+        let mut several = BTreeSet::new();
+        for pack in survey.packs.values().filter(|pack| pack.flaw().is_none()) {
+            for blob in pack.blobs.iter().filter(|blob| needed.has(blob)) {
+                if !seen.insert((blob.kind, blob.id)) {
+                    several.insert((blob.kind, blob.id));
+                }
+            }
+        }
+        drop(seen);
+        let is_whole = |pack: &PackId| survey.packs.get(pack).is_some_and(|p| p.flaw().is_none());
+        let mut rotten = HashSet::new();
+        for (kind, id) in several {
+            let places = survey.index.all(kind, &id).into_iter();
+            let (mut good, mut why) = (false, None);
+            for place in places.filter(|place| is_whole(&place.pack)) {
+                match self.read_blob_at(kind, &id, &place) {
+                    Ok(_) => good = true,
+                    Err(error @ (Error::Damaged { .. } | Error::NotFound { .. })) => {
+                        rotten.insert((place.pack, id));
+                        why = Some(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Some(error) = why.filter(|_| !good) {
+                return Err(error);
+            }
+        }
+        Ok(rotten)
+    }
+}
+
 /// What of each pack is needed. A blob that lies in several packs is needed once: in the pack of which
 /// the most is needed anyway.
-fn shares(packs: &BTreeMap<PackId, Pack>, needed: &Needed) -> HashMap<PackId, Share> {
-    let is_needed = |blob: &BlobRecord| match blob.kind {
-        BlobType::Tree => needed.trees.contains(&blob.id),
-        BlobType::Data => needed.data.contains(&blob.id),
-    };
+fn shares(
+    packs: &BTreeMap<PackId, Pack>,
+    needed: &Needed,
+    rotten: &HashSet<(PackId, BlobId)>,
+) -> HashMap<PackId, Share> {
+    let is_needed =
+        |pack: PackId, blob: &BlobRecord| needed.has(blob) && !rotten.contains(&(pack, blob.id));
     let mut order: Vec<(u64, PackId, &Pack)> = packs
         .iter()
         // From a pack with a flaw nothing is kept; that all is to be had elsewhere is known.
         .filter(|(_, pack)| pack.flaw().is_none())
         .map(|(id, pack)| {
-            let unused = pack.blobs.iter().filter(|blob| !is_needed(blob));
+            let unused = pack.blobs.iter().filter(|blob| !is_needed(*id, blob));
             (unused.map(|blob| u64::from(blob.length)).sum(), *id, pack)
         })
         .collect();
@@ -121,7 +184,7 @@ fn shares(packs: &BTreeMap<PackId, Pack>, needed: &Needed) -> HashMap<PackId, Sh
     for (_, id, pack) in order {
         let mut share = Share { used: Vec::new(), used_bytes: 0, unused_bytes: 0 };
         for blob in &pack.blobs {
-            if is_needed(blob) && taken.insert((blob.kind, blob.id)) {
+            if is_needed(id, blob) && taken.insert((blob.kind, blob.id)) {
                 share.used.push(*blob);
                 share.used_bytes += u64::from(blob.length);
             } else {

@@ -48,6 +48,7 @@ impl Repository {
         let written = self.write_index(lock, packs)?;
         stats.new_index_files = written.len();
 
+        lock.confirm()?;
         for id in &plan.old_index_files {
             lock.check_exclusive()?;
             self.remove(&FileKind::Index.name(id))?;

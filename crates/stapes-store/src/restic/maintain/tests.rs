@@ -264,8 +264,12 @@ fn pruning_removes_what_was_forgotten_and_nothing_else() {
     let second = lab.repository.snapshots().unwrap().whole[0].id;
     let lock = lab.lock();
     lab.repository.forget(&lock, &[second]).unwrap();
+    // An empty list may be a mistake of the storage: somebody has to say that it is none.
+    let refused = lab.repository.plan_prune(5).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    let plan = lab.repository.plan_prune_to_nothing(5).unwrap();
+    lab.repository.prune(&lock, &plan).unwrap();
     drop(lock);
-    lab.prune(5).unwrap();
     assert!(lab.storage.names("data/").is_empty() && lab.storage.names("index/").is_empty());
     lab.assert_sound();
 }
@@ -298,6 +302,33 @@ fn a_pack_that_is_needed_in_part_is_copied_unless_too_little_of_it_is_unused() {
     lab.prune(0).unwrap();
     lab.assert_sound();
     assert_eq!(lab.repository.plan_prune(0).unwrap().unused_bytes, 0);
+}
+
+#[test]
+fn of_a_blob_that_lies_twice_the_copy_that_can_be_read_stays() {
+    for rotten in 0..2 {
+        let lab = Lab::new();
+        let forgotten = lab.backup(&[("a", "one"), ("b", "two")]);
+        lab.backup(&[("a", "one")]);
+        // The packs of content; those of trees hold a name and are longer.
+        let packs: Vec<String> = lab
+            .storage
+            .names("data/")
+            .into_iter()
+            .filter(|name| lab.storage.stat(name).unwrap().unwrap() < 200)
+            .collect();
+        assert_eq!(packs.len(), 2);
+        lab.storage.damage(&packs[rotten], |bytes| bytes[20] ^= 1);
+        let lock = lab.lock();
+        lab.repository.forget(&lock, &[forgotten]).unwrap();
+        drop(lock);
+        assert!(lab.check(ReadData::All).affected.is_empty());
+        for max_unused_percent in [100, 0] {
+            lab.prune(max_unused_percent).unwrap();
+            let report = lab.check(ReadData::All);
+            assert!(report.affected.is_empty(), "{rotten}: {:?}", report.findings);
+        }
+    }
 }
 
 /// A repository of which pruning must copy, write, and remove something.

@@ -267,3 +267,14 @@ impl TreeBuilder {
         })
     }
 }
+
+impl Drop for TreeBuilder {
+    /// Waits for the thread, which holds the run's ingest: whoever gives one backup up goes on with
+    /// the others.
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
