@@ -37,7 +37,7 @@ pub use cuts::{Cuts, MAX_LENGTH, MIN_LENGTH};
 use self::shared::{Job, Shared};
 use super::index::Index;
 use super::lock::Lock;
-use super::repository::Repository;
+use super::repository::{BLOB_LIMIT_BYTES, Repository};
 use crate::storage::Failure;
 use crate::{Error, Result};
 
@@ -139,9 +139,14 @@ impl Ingest {
     /// Takes a serialized tree and says its name. Waits only while the queue is full.
     ///
     /// # Errors
-    /// Why the ingest as a whole has stopped.
+    /// `Refused` if it is larger than what is read again; why the ingest as a whole has stopped.
     pub fn tree(&self, json: Vec<u8>) -> Result<TreeId> {
         self.shared.check()?;
+        if json.len() > BLOB_LIMIT_BYTES as usize {
+            let why =
+                format!("it has {} bytes, and nobody would read more than 256 MiB", json.len());
+            return Err(Error::refused("storing the list of a folder", why));
+        }
         self.shared.note_read(json.len());
         let digest: [u8; 32] = Sha256::digest(&json).into();
         let id = TreeId::from(Id::new(digest));

@@ -12,9 +12,31 @@ pub mod prune;
 mod repack;
 mod survey;
 
+use self::survey::Survey;
+use super::index::Index;
+use super::repository::Repository;
+use crate::error::{Error, Result};
+
 pub use check::{CheckReport, Finding, ReadData};
 pub use plan::PrunePlan;
 pub use prune::PruneStats;
+
+impl Repository {
+    /// The index for those that add: what lies in packs that are missing, or have another size than
+    /// index files say, is left out, so that it is stored again. The number is that of these packs.
+    ///
+    /// To be loaded under the lock under which something is added.
+    ///
+    /// # Errors
+    /// `Damaged` if an index file cannot be read; if the storage fails.
+    pub fn load_index_to_add(&self) -> Result<(Index, usize)> {
+        let survey = Survey::take(self)?;
+        match survey.damaged_index_files.first() {
+            Some((_, why)) => Err(Error::damaged("the index", why.clone())),
+            None => Ok(survey.sound_index()),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -74,6 +74,19 @@ impl Survey {
         Ok(survey)
     }
 
+    /// The index without what lies in packs that are not as it says, and how many these are.
+    pub(super) fn sound_index(&self) -> (Index, usize) {
+        let mut builder = IndexBuilder::default();
+        let mut flawed = 0;
+        for (id, pack) in &self.packs {
+            match pack.flaw() {
+                None => builder.add(&[PackRecord { id: *id, blobs: pack.blobs.clone() }]),
+                Some(_) => flawed += 1,
+            }
+        }
+        (builder.build(), flawed)
+    }
+
     fn add_packs(&mut self, packs: Vec<PackRecord>) {
         for PackRecord { id, mut blobs } in packs {
             blobs.sort_unstable_by_key(|blob| blob.offset);

@@ -305,6 +305,26 @@ fn a_pack_that_is_needed_in_part_is_copied_unless_too_little_of_it_is_unused() {
 }
 
 #[test]
+fn what_is_lost_is_stored_again_and_not_believed_to_be_there() {
+    let lab = Lab::new();
+    lab.backup(&[("a", "one")]);
+    let lost = lab.storage.names("data/");
+    lab.backup(&[("b", "two")]);
+    for name in &lost {
+        lab.storage.remove(name);
+    }
+    let cut = lab.storage.names("data/").remove(0);
+    lab.storage.damage(&cut, |bytes| bytes.truncate(bytes.len() - 1));
+    let (index, flawed) = lab.repository.load_index_to_add().unwrap();
+    assert_eq!(flawed, 3);
+    let all = lab.repository.load_index().unwrap();
+    let count = |index: &Index| index.count(BlobType::Data) + index.count(BlobType::Tree);
+    assert!(count(&index) > 0 && count(&index) < count(&all));
+    let one = BlobId::from(hash(b"one"));
+    assert!(all.has(BlobType::Data, &one) && !index.has(BlobType::Data, &one));
+}
+
+#[test]
 fn of_a_blob_that_lies_twice_the_copy_that_can_be_read_stays() {
     for rotten in 0..2 {
         let lab = Lab::new();

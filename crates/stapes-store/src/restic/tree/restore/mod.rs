@@ -134,6 +134,8 @@ pub fn restore_nodes(
         walk.batch.left.push((Vec::new(), top.clone()));
     }
     walk.write_batch()?;
+    // A full or failing disk may say so only when everything is written out.
+    target.write_out().map_err(Error::file("write out", to))?;
     walk.restored.missing.sort_by(|left, right| left.path.cmp(&right.path));
     Ok(walk.restored)
 }

@@ -33,6 +33,11 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Waits until the disk has everything, and says if it could not take all.
+    pub(super) fn write_out(&self) -> std::io::Result<()> {
+        rustix::fs::syncfs(&self.root).map_err(std::io::Error::from)
+    }
+
     /// Opens the folder, and makes it if it is not there.
     pub(super) fn open(path: &Path, existing: Existing) -> Result<Self> {
         std::fs::create_dir_all(path).map_err(Error::file("make the folder", path))?;
