@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // What the encoder below does, on one thread: each part is compressed at once and by itself.
     let begun = Instant::now();
     let mut compressor = zstd::bulk::Compressor::new(1)?;
-    let frames = content.chunks(512 << 10).map(|part| compressor.compress(part));
+    let frames = content.chunks(256 << 10).map(|part| compressor.compress(part));
     let packed = frames.map(|frame| Ok(frame?.len())).sum::<std::io::Result<usize>>()?;
     report(&mut out, "zstd level 1 in frames", content.len(), packed, begun)?;
     for compression in [Compression::Zstd, Compression::Gzip, Compression::Xz] {

@@ -25,7 +25,7 @@ use crate::error::chain;
 /// Chunks between the server and the compressor: a few of the size that sockets give.
 const ARRIVING: usize = 8;
 /// Blocks between compressor and disk, and their size.
-const WRITING: usize = 4;
+const WRITING: usize = 2;
 const BLOCK_BYTES: usize = 512 * 1024;
 
 /// What happens to an export on its way.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::Shared;
 
 /// One read.
-const READ_BYTES: usize = 512 * 1024;
+const READ_BYTES: usize = 256 * 1024;
 /// How often a file that has nothing new is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(4);
 
