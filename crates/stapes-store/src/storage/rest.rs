@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use reqwest::blocking::{Client, RequestBuilder, Response};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, RANGE};
@@ -18,6 +19,9 @@ use crate::error::{Error, Result};
 
 /// Version 2 of the protocol, in which lists have sizes.
 const VERSION_2: &str = "application/vnd.x.restic.rest.v2";
+
+/// How long rclone shows what it has of an upload that was cut, at most.
+const CUT_UPLOAD: Duration = Duration::from_secs(2);
 
 /// A repository on a rest-server.
 #[derive(Debug)]
@@ -70,6 +74,19 @@ impl RestStorage {
         }
     }
 
+    /// The size of a file that is there; one that is too short is given the time that the server needs
+    /// to notice that its upload was cut, and to remove it.
+    fn settled_size(&self, name: &str, whole: u64) -> Result<Option<u64>> {
+        let begun = Instant::now();
+        loop {
+            let found = self.stat(name)?;
+            if found.is_none_or(|size| size >= whole) || begun.elapsed() > CUT_UPLOAD {
+                return Ok(found);
+            }
+            std::thread::sleep(CUT_UPLOAD / 40);
+        }
+    }
+
     fn request(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.client.request(method, url).header(ACCEPT, VERSION_2);
         match &self.user {
@@ -110,11 +127,11 @@ impl RestStorage {
 impl Storage for RestStorage {
     fn put(&self, name: &str, content: &[&[u8]]) -> Result<()> {
         let url = self.url(name)?;
+        let size = content.iter().map(|part| part.len() as u64).sum();
         // Servers differ in what they say, or do, about a file that is there.
-        if self.stat(name)?.is_some() {
+        if self.settled_size(name, size)?.is_some() {
             return settle_existing(self, name, content);
         }
-        let size = content.iter().map(|part| part.len() as u64).sum();
         let request =
             self.request(Method::POST, url).header(CONTENT_TYPE, "application/octet-stream");
         let response = http::send(http::with_content(request, content), size)
