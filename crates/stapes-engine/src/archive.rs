@@ -19,6 +19,7 @@ mod yaml;
 pub use document::DocumentKind;
 pub use edit::{AsOriginal, Relocate};
 pub use error::ArchiveError;
+pub(crate) use info::inspect_file;
 pub use info::{ArchiveInfo, ArchiveKind, ArchiveVolume, inspect, inspect_archive};
 pub use original::{Original, as_original};
 pub(crate) use relocate::{ACTIVE_KEYS, is_identity};

@@ -3,14 +3,17 @@
 //! It may say anything: nothing here is needed, and what is missing is reported.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufReader, Read};
 
 use serde_json::Value;
+use stapes_store::compress;
 use stapes_store::tar::Reader;
 
 use super::MAX_DOCUMENT_BYTES;
 use super::document::{Document, DocumentKind, Object, names, object, text};
 use super::error::ArchiveError;
+use crate::error::chain;
 
 /// What kind of thing an archive holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +128,14 @@ pub fn inspect_archive(archive: &mut dyn Read) -> Result<ArchiveInfo, ArchiveErr
         }
     }
     Err(ArchiveError::Missing { document: DocumentKind::Index.name() })
+}
+
+/// As [`inspect_archive`], of a file, compressed or not; what is wrong is a sentence.
+pub(crate) fn inspect_file(file: File) -> Result<ArchiveInfo, String> {
+    let input = BufReader::with_capacity(1 << 16, file);
+    let mut archive: Box<dyn Read + Send> =
+        compress::decoder(input).map_err(|error| chain(&error))?;
+    inspect_archive(&mut *archive).map_err(|error| chain(&error))
 }
 
 impl ArchiveInfo {

@@ -4,14 +4,13 @@
 //! and before what should have stood still has been looked at again.
 
 use std::fs::File;
-use std::io::{BufReader, Write as _};
+use std::io::Write as _;
 
 use jiff::Timestamp;
 use stapes_core::backup::{BackupInfo, BackupItem, Compression, Method, Reading, Version};
 use stapes_core::event::{ItemReport, Step};
 use stapes_core::inventory::{InstanceStatus, ItemFacts};
 use stapes_core::item::ItemId;
-use stapes_store::compress;
 use stapes_store::dir::{FileRecord, NewBackup, PointInTime};
 use stapes_store::tar::Holes;
 
@@ -19,7 +18,7 @@ use super::export::Export;
 use super::fetch::{self, Fetch};
 use super::pipe::{Edit, Stored};
 use super::{Shared, clone, origin, record, space, sweep};
-use crate::archive::inspect_archive;
+use crate::archive::inspect_file;
 use crate::error::chain;
 use crate::item_api;
 use crate::steps::{explained, step};
@@ -159,9 +158,7 @@ impl Job<'_> {
         let reading = tokio::task::spawn_blocking(move || {
             let file = File::open(&path)
                 .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-            let mut archive =
-                compress::decoder(BufReader::new(file)).map_err(|error| chain(&error))?;
-            inspect_archive(&mut *archive).map_err(|error| chain(&error))
+            inspect_file(file)
         });
         reading.await.map_err(|error| error.to_string())?.map(|info| info.snapshots)
     }

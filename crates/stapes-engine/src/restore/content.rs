@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -13,11 +13,10 @@ use stapes_core::item::ItemId;
 use stapes_core::outcome::Outcome;
 use stapes_core::restore::{ConfigContent, Content, InstanceContent, Restorable, VolumeContent};
 use stapes_core::server_config::{ConfigKind, ServerConfig};
-use stapes_store::compress;
 use stapes_store::dir::{Manifest, StoredBackup};
 
 use super::foreign;
-use crate::archive::{ArchiveInfo, ArchiveKind, inspect_archive};
+use crate::archive::{ArchiveInfo, ArchiveKind, inspect_file};
 use crate::error::chain;
 
 /// What a backup of the repository holds.
@@ -88,13 +87,6 @@ fn named(kind: BackupKind, text: &str) -> Result<ItemId, String> {
     }
     let name: InstanceName = rest.parse().map_err(told)?;
     Ok(ItemId::Instance { project, name })
-}
-
-fn inspect_file(file: File) -> Result<ArchiveInfo, String> {
-    let input = BufReader::with_capacity(1 << 16, file);
-    let mut archive: Box<dyn Read + Send> =
-        compress::decoder(input).map_err(|error| chain(&error))?;
-    inspect_archive(&mut *archive).map_err(|error| chain(&error))
 }
 
 /// The file that holds the data of an instance or volume.

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use stapes_store::ErrorKind;
-use stapes_store::storage::{Entry, LocalStorage, Storage};
+use stapes_store::storage::{Entry, LocalStorage, RetryOptions, Storage};
 
 const PACK: &str = "data/5c/5c65";
 
@@ -14,6 +14,12 @@ fn sorted(mut entries: Vec<Entry>) -> Vec<Entry> {
 
 fn entry(name: &str, size: u64) -> Entry {
     Entry { name: name.to_owned(), size }
+}
+
+/// So many attempts, and hardly a pause between them.
+pub(crate) fn retries(attempts: u32) -> RetryOptions {
+    let pause = Duration::from_millis(10);
+    RetryOptions { attempts, first_pause: pause, longest_pause: pause, ..RetryOptions::default() }
 }
 
 /// Bytes that repeat nowhere near, so that a block in the wrong place shows.

@@ -1,11 +1,7 @@
 //! The REST protocol with a real server, and with a script where a real one cannot be made to fail.
 
-use std::time::Duration;
-
 use stapes_store::ErrorKind;
-use stapes_store::storage::{
-    Access, Location, RestLocation, RestStorage, RetryOptions, Retrying, Storage,
-};
+use stapes_store::storage::{Access, Location, RestLocation, RestStorage, Retrying, Storage};
 use stapes_testing::sinks::{HttpSink, Reply};
 use stapes_testing::storage_servers::RestServer;
 use stapes_testing::{Direction, TcpProxy};
@@ -24,16 +20,6 @@ fn access() -> Access {
         rest_username: Some(RestServer::USER.to_owned()),
         rest_password: Some(RestServer::PASSWORD.into()),
         ..Access::default()
-    }
-}
-
-fn retries() -> RetryOptions {
-    let pause = Duration::from_millis(10);
-    RetryOptions {
-        attempts: 3,
-        first_pause: pause,
-        longest_pause: pause,
-        ..RetryOptions::default()
     }
 }
 
@@ -61,7 +47,7 @@ fn transfers_that_are_cut_are_whole_after_a_repetition() {
     let server = RestServer::start().unwrap();
     let proxy = TcpProxy::start(server.address()).unwrap();
     let to = location(&format!("http://{}/", proxy.address()));
-    let storage = Retrying::new(RestStorage::create(&to, &access()).unwrap(), retries());
+    let storage = Retrying::new(RestStorage::create(&to, &access()).unwrap(), contract::retries(3));
     let content = contract::content(4_000_000);
     proxy.cut_after(Direction::Up, 1_000_000);
     storage.put("data/5c/5c65", &[&content]).unwrap();

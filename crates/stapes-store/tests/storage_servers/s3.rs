@@ -1,11 +1,7 @@
 //! S3 with a real server, and with a script where a real one cannot be made to fail.
 
-use std::time::Duration;
-
 use stapes_store::ErrorKind;
-use stapes_store::storage::{
-    Access, Location, RetryOptions, Retrying, S3Location, S3Storage, Storage,
-};
+use stapes_store::storage::{Access, Location, Retrying, S3Location, S3Storage, Storage};
 use stapes_testing::sinks::{HttpSink, Reply};
 use stapes_testing::storage_servers::S3Server;
 
@@ -23,16 +19,6 @@ fn access() -> Access {
         aws_access_key_id: Some(S3Server::KEY_ID.to_owned()),
         aws_secret_access_key: Some(S3Server::SECRET.into()),
         ..Access::default()
-    }
-}
-
-fn retries() -> RetryOptions {
-    let pause = Duration::from_millis(10);
-    RetryOptions {
-        attempts: 3,
-        first_pause: pause,
-        longest_pause: pause,
-        ..RetryOptions::default()
     }
 }
 
@@ -86,7 +72,7 @@ fn scripted() -> (HttpSink, S3Storage) {
 #[test]
 fn a_busy_server_is_asked_again() {
     let (server, storage) = scripted();
-    let storage = Retrying::new(storage, retries());
+    let storage = Retrying::new(storage, contract::retries(3));
     server.reply(Reply::status(503, "<Error><Code>SlowDown</Code></Error>"));
     server.reply(Reply::status(500, ""));
     server.reply(Reply::status(200, "whole"));

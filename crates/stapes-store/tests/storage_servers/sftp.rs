@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use stapes_store::ErrorKind;
-use stapes_store::storage::{Location, RetryOptions, Retrying, SftpLocation, SftpStorage, Storage};
+use stapes_store::storage::{Location, Retrying, SftpLocation, SftpStorage, Storage};
 use stapes_testing::storage_servers::SshServer;
 use stapes_testing::{Direction, TcpProxy};
 
@@ -19,16 +19,6 @@ fn location(text: &str) -> SftpLocation {
 
 fn repository(server: &SshServer) -> SftpLocation {
     location(&format!("sftp:lab:{}/a/r", server.folder().display()))
-}
-
-fn retries() -> RetryOptions {
-    let pause = Duration::from_millis(10);
-    RetryOptions {
-        attempts: 5,
-        first_pause: pause,
-        longest_pause: pause,
-        ..RetryOptions::default()
-    }
 }
 
 #[test]
@@ -69,7 +59,7 @@ fn an_upload_that_is_cut_is_whole_after_a_repetition_and_leaves_nothing_that_cou
     server.trust(port).unwrap();
     let to = location(&format!("sftp://root@127.0.0.1:{port}/{}/r", server.folder().display()));
     let storage = SftpStorage::open(&to, &server.ssh_command()).unwrap();
-    let storage = Retrying::new(storage, retries());
+    let storage = Retrying::new(storage, contract::retries(5));
     let content = contract::content(8_000_000);
     proxy.cut_after(Direction::Up, 3_000_000);
     storage.put("data/5c/5c65", &[&content]).unwrap();
@@ -92,7 +82,7 @@ fn a_server_that_is_started_again_is_found_again() {
     let storage = SftpStorage::create(&repository(&server), &server.ssh_command()).unwrap();
     storage.put("keys/aa", &[b"x"]).unwrap();
     server.restart().unwrap();
-    let storage = Retrying::new(storage, retries());
+    let storage = Retrying::new(storage, contract::retries(5));
     assert_eq!(storage.get("keys/aa").unwrap(), b"x");
 }
 

@@ -3,7 +3,7 @@
 //! Contents are handed to the ingest as they come; nodes wait in a [`Spool`] for the end of the archive
 //! and become folders in [`Unpacked::finish`]. If anything is wrong with the archive, nothing but
 //! contents was stored, which the next run uses. A file whose size and time of change are those of the
-//! backup before is passed over, and its content taken from there.
+//! backup before is compared with it chunk by chunk, and stored only from where it differs.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -259,18 +259,7 @@ impl Unpacking<'_> {
         for name in rest.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             self.claim(name)?;
             self.notes.keep_implied(&join(&self.path, name))?;
-            let time = Some(self.time);
-            let mode = Some(go_mode(&NodeType::Dir, 0o755));
-            let (uid, gid) = (Some(0), Some(0));
-            let metadata = Metadata {
-                mode,
-                uid,
-                gid,
-                mtime: time,
-                atime: time,
-                ctime: time,
-                ..Metadata::default()
-            };
+            let metadata = of_root(&NodeType::Dir, 0o755, self.time);
             self.enter(name, Node::new_node(OsStr::from_bytes(name), NodeType::Dir, metadata))?;
         }
         Ok(())
@@ -409,23 +398,25 @@ impl Unpacked {
     }
 
     fn root_file(&self, builder: &mut TreeBuilder, file: &RootFile<'_>) -> Result<()> {
-        let time = Some(self.time);
-        let mode = Some(go_mode(&NodeType::File, 0o600));
-        let (uid, gid) = (Some(0), Some(0));
-        let metadata = Metadata {
-            mode,
-            uid,
-            gid,
-            mtime: time,
-            atime: time,
-            ctime: time,
-            links: 1,
-            ..Metadata::default()
-        };
+        let metadata = Metadata { links: 1, ..of_root(&NodeType::File, 0o600, self.time) };
         let mut content = self.ingest.content();
         content.write_all(file.content).map_err(|error| from_io("store", error))?;
         let node = Node::new_node(OsStr::new(file.name), NodeType::File, metadata);
         builder.add(node, Body::pending(content.finish()), Origin::New)
+    }
+}
+
+/// The metadata of what no member of the archive is.
+fn of_root(kind: &NodeType, permissions: u32, time: Timestamp) -> Metadata {
+    let time = Some(time);
+    Metadata {
+        mode: Some(go_mode(kind, permissions)),
+        uid: Some(0),
+        gid: Some(0),
+        mtime: time,
+        atime: time,
+        ctime: time,
+        ..Metadata::default()
     }
 }
 

@@ -12,8 +12,8 @@
 //!
 //! It keeps no bytes and knows no chunk but the one that it is asked about.
 
-use super::polynomial::{DEGREE, Polynomial};
 use crate::Result;
+use crate::restic::polynomial::{DEGREE, Polynomial};
 
 /// The length of a chunk below which it is not cut, in bytes.
 pub const MIN_LENGTH: usize = 512 << 10;

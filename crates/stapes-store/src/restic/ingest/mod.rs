@@ -14,7 +14,6 @@
 mod content;
 mod cuts;
 mod pack;
-mod polynomial;
 mod queue;
 mod shared;
 mod store;
