@@ -3,7 +3,8 @@
 
 use stapes_core::backup::choose::{Which, choose};
 use stapes_core::backup::{BackupInfo, BackupKind, NameProblem, Wanted};
-use stapes_store::dir::{Filter, Repository};
+use stapes_store::Filter;
+use stapes_store::dir::Repository;
 
 use crate::error::Result;
 

@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use stapes_core::backup::{BackupInfo, BackupItem, BackupKind};
 use stapes_core::hash::fnv1a_64;
 use stapes_core::id::RunId;
-use stapes_store::dir::{Filter, Lock, Repository};
+use stapes_store::Filter;
+use stapes_store::dir::{Lock, Repository};
 
 use crate::error::{Error, Result, Trouble};
 use crate::files;

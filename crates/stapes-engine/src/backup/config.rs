@@ -5,7 +5,8 @@ use std::io::Write as _;
 use stapes_core::backup::{BackupInfo, BackupItem, Compression};
 use stapes_core::event::{ItemReport, Step};
 use stapes_core::server_config::Secrets;
-use stapes_store::dir::{FileRecord, NewBackup};
+use stapes_store::FileRecord;
+use stapes_store::dir::NewBackup;
 
 use super::{Shared, data, origin};
 use crate::error::chain;

@@ -11,8 +11,9 @@ use stapes_core::backup::{BackupInfo, BackupItem, Compression, Method, Reading, 
 use stapes_core::event::{ItemReport, Step};
 use stapes_core::inventory::{InstanceStatus, ItemFacts};
 use stapes_core::item::ItemId;
-use stapes_store::dir::{FileRecord, NewBackup, PointInTime};
+use stapes_store::dir::NewBackup;
 use stapes_store::tar::Holes;
+use stapes_store::{FileRecord, PointInTime};
 
 use super::export::Export;
 use super::fetch::{self, Fetch};
@@ -212,7 +213,7 @@ fn write_holes(backup: &NewBackup, holes: &Holes) -> Result<FileRecord, String> 
 /// Makes a backup visible.
 pub(crate) async fn publish(
     backup: NewBackup,
-    manifest: stapes_store::dir::Manifest,
+    manifest: stapes_store::Manifest,
 ) -> Result<BackupInfo, String> {
     let published = tokio::task::spawn_blocking(move || backup.publish(manifest));
     published.await.map_err(|error| error.to_string())?.map_err(|error| chain(&error))

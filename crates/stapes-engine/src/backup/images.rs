@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use stapes_core::backup::{BackupInfo, BackupItem, Compression, Fingerprint};
 use stapes_core::event::{ItemReport, Step};
-use stapes_store::dir::{FileRecord, NewBackup, StoredBackup};
+use stapes_store::FileRecord;
+use stapes_store::dir::{NewBackup, StoredBackup};
 
 use super::pipe::{self, Edit};
 use super::{Shared, data, origin};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stapes_core::backup::{BackupItem, Version};
 use stapes_core::inventory::{InstanceFacts, InstanceKind, InstanceStatus, ItemFacts, ServerFacts};
 use stapes_core::item::ItemId;
-use stapes_store::dir::{Manifest, Options, PointInTime, SCHEMA, ServerRecord};
+use stapes_store::{Manifest, Options, PointInTime, SCHEMA, ServerRecord};
 
 use super::Shared;
 

@@ -13,7 +13,8 @@ use stapes_core::item::ItemId;
 use stapes_core::outcome::Outcome;
 use stapes_core::restore::{ConfigContent, Content, InstanceContent, Restorable, VolumeContent};
 use stapes_core::server_config::{ConfigKind, ServerConfig};
-use stapes_store::dir::{Manifest, StoredBackup};
+use stapes_store::Manifest;
+use stapes_store::dir::StoredBackup;
 
 use super::foreign;
 use crate::archive::{ArchiveInfo, ArchiveKind, inspect_file};

@@ -67,7 +67,7 @@ pub(super) async fn whole(
 pub(super) async fn structure(stored: &Arc<StoredBackup>) -> Result<Vec<String>, String> {
     let stored = stored.clone();
     let look = move || {
-        let wrong = |file: &stapes_store::dir::FileRecord| {
+        let wrong = |file: &stapes_store::FileRecord| {
             let length = stored.open_file(&file.name).map_err(|error| chain(&error));
             let length = length.and_then(|open| match open.metadata() {
                 Ok(metadata) => Ok(metadata.len()),

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::escape::escape;
-use super::limits::ENTRIES;
-use super::manifest::FileRecord;
+use crate::limits::ENTRIES;
+use crate::manifest::FileRecord;
 
 /// The manifest, as it is called in each backup.
 pub(crate) const MANIFEST: &str = "manifest.json";

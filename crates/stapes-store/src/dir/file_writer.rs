@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::manifest::FileRecord;
 use super::new_backup::Records;
+use crate::document::hexadecimal;
 use crate::error::{Error, Result};
+use crate::manifest::FileRecord;
 
 /// Small enough to stay in the processor's cache between hashing and writing.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -130,12 +131,4 @@ pub(super) fn read_some(file: &mut File, buffer: &mut [u8]) -> io::Result<usize>
             read => return read,
         }
     }
-}
-
-pub(super) fn sha256(content: &[u8]) -> String {
-    hexadecimal(Sha256::new_with_prefix(content))
-}
-
-pub(super) fn hexadecimal(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -153,14 +153,6 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// A document of ours: indented, with a final newline.
-pub(crate) fn json(document: &impl serde::Serialize) -> Result<Vec<u8>> {
-    let mut text = serde_json::to_vec_pretty(document)
-        .map_err(|error| Error::refused("a document", error.to_string()))?;
-    text.push(b'\n');
-    Ok(text)
-}
-
 /// A hidden name beside a file, which no other process uses at the same time.
 fn beside(path: &Path) -> std::path::PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -8,56 +8,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use stapes_core::backup::{BackupInfo, BackupItem, BackupKind, Version};
-use stapes_core::id::ProjectName;
 
 use super::escape::is_clutter;
 use super::place;
 use super::record;
 use super::repository::Repository;
 use crate::error::{Error, Result};
+use crate::listing::{Filter, Listing};
 
 /// More than two wait for each other's system calls more than they gain.
 const THREADS_MAX: usize = 2;
 /// How many unknown things are named.
 const PROBLEMS: usize = 100;
-
-/// Which backups are wanted; an empty list stands for all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Of these kinds.
-    pub kinds: Vec<BackupKind>,
-    /// Of these projects. Images and the configuration belong to none, and are not left out by it.
-    pub projects: Vec<ProjectName>,
-    /// Of the instances and volumes that are called so, and the images with these fingerprints.
-    /// It does not leave out the configuration.
-    pub names: Vec<String>,
-}
-
-/// What a repository holds.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Listing {
-    /// Items in the order in which they are restored; the newest backup of each first.
-    pub backups: Vec<BackupInfo>,
-    /// What could not be read, or does not belong there, one sentence each.
-    pub problems: Vec<String>,
-}
-
-impl Filter {
-    fn takes_kind(&self, kind: BackupKind) -> bool {
-        self.kinds.is_empty() || self.kinds.contains(&kind)
-    }
-
-    fn takes(&self, item: &BackupItem) -> bool {
-        let (project, name) = match item {
-            BackupItem::Config => return true,
-            BackupItem::Image(fingerprint) => (None, fingerprint.as_str()),
-            BackupItem::Item(item) => (Some(item.project()), item.name()),
-        };
-        (self.names.is_empty() || self.names.iter().any(|wanted| wanted == name))
-            && (self.projects.is_empty()
-                || project.is_none_or(|project| self.projects.contains(project)))
-    }
-}
 
 impl Repository {
     /// All backups that are whole, and the damaged ones with their causes.
@@ -72,7 +34,7 @@ impl Repository {
         }
         let mut backups = read_all(&walk.found);
         backups.sort_unstable_by(|a, b| a.item.cmp(&b.item).then(b.version.cmp(&a.version)));
-        Ok(Listing { backups, problems: walk.problems })
+        Ok(Listing { backups, problems: walk.problems, others: 0 })
     }
 }
 

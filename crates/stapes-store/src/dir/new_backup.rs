@@ -17,17 +17,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stapes_core::backup::{BackupInfo, BackupItem, Version};
 use stapes_core::id::RunId;
-use stapes_core::item::ItemId;
 
 use super::checksums::{self, CHECKSUMS, MANIFEST};
-use super::file_writer::{FileWriter, copy_checked, sha256};
+use super::file_writer::{FileWriter, copy_checked};
 use super::files;
-use super::manifest::{FileRecord, Manifest, SCHEMA};
 use super::place;
 use super::record;
 use super::repository::{Repository, title};
 use super::stored::StoredBackup;
+use crate::document::{json, sha256};
 use crate::error::{Error, Result};
+use crate::manifest::{FileRecord, Manifest};
 
 /// How many seconds later than asked for a version may become.
 const VERSIONS_TRIED: usize = 1_000;
@@ -138,7 +138,8 @@ impl NewBackup {
             let what = format!("publishing {}", title(&self.item, self.version));
             return Err(Error::refused(what, format!("its outcome is «{}»", manifest.outcome)));
         }
-        self.describe(&mut manifest);
+        let files = self.records.lock().values().cloned().collect();
+        manifest.describe(&self.item, &self.run, files);
         for _ in 0..VERSIONS_TRIED {
             if Version::at(manifest.created_at) != self.version {
                 manifest.created_at = self.version.timestamp();
@@ -184,25 +185,8 @@ impl NewBackup {
         Ok(())
     }
 
-    fn describe(&self, manifest: &mut Manifest) {
-        manifest.schema = SCHEMA;
-        manifest.kind = self.item.kind().as_str().to_owned();
-        manifest.run = self.run.to_string();
-        manifest.files = self.records.lock().values().cloned().collect();
-        manifest.project = self.item.item().map(|item| item.project().to_string());
-        manifest.name = self.item.item().map(|item| item.name().to_owned());
-        manifest.pool = match &self.item {
-            BackupItem::Item(ItemId::Volume { pool, .. }) => Some(pool.to_string()),
-            _ => None,
-        };
-        manifest.fingerprint = match &self.item {
-            BackupItem::Image(fingerprint) => Some(fingerprint.to_string()),
-            _ => None,
-        };
-    }
-
     fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
-        let text = files::json(manifest)?;
+        let text = json(manifest)?;
         let sums = checksums::render(&manifest.files, &sha256(&text));
         for (name, content) in [(MANIFEST, text.as_slice()), (CHECKSUMS, sums.as_bytes())] {
             let path = self.dir.join(name);

@@ -16,9 +16,8 @@ use stapes_core::outcome::Outcome;
 
 use super::checksums::{self, CHECKSUMS, MANIFEST, VERIFIED};
 use super::files;
-use super::limits::few;
-use super::manifest::{FileRecord, SCHEMA};
-use super::place;
+use crate::limits::few;
+use crate::manifest::{self, FileRecord, SCHEMA};
 
 /// No honest manifest is larger.
 pub(crate) const MANIFEST_LIMIT_BYTES: u64 = 16 << 20;
@@ -72,7 +71,7 @@ impl Head {
         let head: Self = serde_json::from_slice(text)
             .map_err(|error| format!("its manifest cannot be read: {error}"))?;
         if head.schema.is_some_and(|schema| schema > SCHEMA) {
-            return Err("a newer version of stapes wrote it, and only that can read it".to_owned());
+            return Err(manifest::NEWER.to_owned());
         }
         head.agree(item, version)?;
         if head.layout() == Layout::Stapes {
@@ -95,21 +94,9 @@ impl Head {
         }
     }
 
-    /// A tampered manifest must not lead a restore to another item.
     fn agree(&self, item: &BackupItem, version: Version) -> Result<(), String> {
         let names = [&self.project, &self.pool, &self.name, &self.fingerprint];
-        let names: Vec<&str> = names.into_iter().flatten().map(String::as_str).collect();
-        if self.kind != item.kind().as_str() || names != place::names(item) {
-            let (kind, names) = (self.kind.escape_debug(), names.join("/"));
-            let names = names.escape_debug();
-            return Err(format!("its manifest says that it is of {kind} «{names}», not of {item}"));
-        }
-        let Some(created_at) = self.created_at() else {
-            return Err("its manifest does not say when it was made".to_owned());
-        };
-        if Version::at(created_at) != version {
-            return Err(format!("its manifest says that it was made at {created_at}"));
-        }
+        manifest::agree(&self.kind, names, self.created_at(), item, version)?;
         if self.layout() == Layout::Stapes && self.schema.is_none() {
             return Err("its manifest does not say which format it has".to_owned());
         }

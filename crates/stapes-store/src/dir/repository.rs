@@ -14,9 +14,10 @@ use stapes_core::backup::{BackupItem, BackupKind, Version};
 
 use super::escape::is_clutter;
 use super::files;
-use super::manifest::SCHEMA;
 use super::place;
+use crate::document::json;
 use crate::error::{Error, Result, sentence};
+use crate::manifest::SCHEMA;
 
 pub(super) const METADATA: &str = "metadata.json";
 pub(super) const PARTIAL: &str = ".partial";
@@ -230,5 +231,5 @@ fn read_metadata(root: &Path) -> Result<Option<Metadata>> {
 fn write_metadata(root: &Path, now: Timestamp, id: &str) -> Result<bool> {
     let path = root.join(METADATA);
     let metadata = Metadata { schema: SCHEMA, id: id.to_owned(), created: now };
-    files::create_once(&path, &files::json(&metadata)?)
+    files::create_once(&path, &json(&metadata)?)
 }

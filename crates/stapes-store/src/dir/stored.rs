@@ -12,13 +12,13 @@ use jiff::Timestamp;
 use stapes_core::backup::{BackupItem, Layout, Verification, Version};
 
 use super::checksums::{CHECKSUMS, VERIFIED};
-use super::file_writer::sha256;
 use super::files;
-use super::manifest::{FileRecord, Manifest, Options, PointInTime, SCHEMA, ServerRecord};
-use super::place;
 use super::record::{self, Head};
 use super::repository::{Repository, title};
+use crate::document::{json, sha256};
 use crate::error::{Error, Result, sentence};
+use crate::manifest::{FileRecord, Manifest, Options, PointInTime, SCHEMA, ServerRecord};
+use crate::names;
 
 /// One backup of a repository.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ fn read(dir: &Path, item: &BackupItem, version: Version) -> Result<StoredBackup,
 
 /// What can be said of a backup of incus-backup; its archive knows more.
 fn foreign(item: &BackupItem, created_at: Timestamp, files: Vec<FileRecord>) -> Manifest {
-    let mut names = place::names(item).into_iter().map(str::to_owned);
+    let mut names = names::names(item).into_iter().map(str::to_owned);
     let [mut project, mut pool, mut name, mut fingerprint] = [const { None }; 4];
     match item {
         BackupItem::Config => {}
@@ -158,7 +158,7 @@ impl StoredBackup {
     /// `ReadOnly`, `Full` and others of the file system.
     pub fn record_verification(&self, verification: &Verification) -> Result<()> {
         let path = self.dir.join(VERIFIED);
-        files::replace(&path, &files::json(&record::stored(verification))?)
+        files::replace(&path, &json(&record::stored(verification))?)
     }
 
     pub(super) fn record(&self, name: &str) -> Result<&FileRecord> {

@@ -10,10 +10,11 @@ use sha2::{Digest, Sha256};
 
 use super::checksums::{CHECKSUMS, MANIFEST};
 use super::escape::is_clutter;
-use super::file_writer::{hexadecimal, read_some};
-use super::manifest::FileRecord;
+use super::file_writer::read_some;
 use super::stored::StoredBackup;
-use crate::error::{Error, Result};
+use crate::document::hexadecimal;
+use crate::error::{Error, Result, sentence};
+use crate::manifest::FileRecord;
 
 const BUFFER_BYTES: usize = 256 << 10;
 /// A damaged disk fails at everything; so many sentences suffice.
@@ -47,6 +48,24 @@ impl StoredBackup {
         }
         problems.truncate(PROBLEMS);
         Ok(problems)
+    }
+
+    /// Looks whether all its files are there and as long as its manifest says; what is wrong, one
+    /// sentence each.
+    #[must_use]
+    pub fn check_structure(&self) -> Vec<String> {
+        self.files().iter().filter_map(|file| self.check_length(file).err()).collect()
+    }
+
+    fn check_length(&self, record: &FileRecord) -> Result<(), String> {
+        let FileRecord { name, size, .. } = record;
+        let open = self.open_file(name).map_err(|error| sentence(&error))?;
+        let metadata =
+            open.metadata().map_err(|error| format!("{name} cannot be looked at: {error}"))?;
+        match metadata.len() {
+            length if length == *size => Ok(()),
+            length => Err(format!("{name} has {length} bytes instead of {size}")),
+        }
     }
 
     fn compare_lists(&self, sums: &BTreeMap<String, String>, problems: &mut Vec<String>) {

@@ -1,6 +1,7 @@
 //! Repositories in the restic format (version 2), which stock restic reads and writes as well.
 
 pub mod archive;
+pub mod backups;
 pub mod backend;
 pub mod crypto;
 pub mod files;

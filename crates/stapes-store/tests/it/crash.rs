@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use stapes_core::outcome::Outcome;
-use stapes_store::dir::{Filter, Repository};
+use stapes_store::Filter;
+use stapes_store::dir::Repository;
 
 use crate::lab;
 

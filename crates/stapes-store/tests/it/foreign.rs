@@ -11,8 +11,9 @@ use stapes_core::backup::{BackupItem, Compression, Layout, Version};
 use stapes_core::item::ItemId;
 use stapes_core::outcome::Outcome;
 use stapes_store::ErrorKind;
+use stapes_store::Filter;
 use stapes_store::compress;
-use stapes_store::dir::{Filter, Repository};
+use stapes_store::dir::Repository;
 
 use crate::lab;
 

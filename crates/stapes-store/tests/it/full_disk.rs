@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use stapes_core::outcome::Outcome;
-use stapes_store::dir::{Filter, NewBackup, Repository};
+use stapes_store::Filter;
+use stapes_store::dir::{NewBackup, Repository};
 use stapes_store::{Error, ErrorKind};
 
 use crate::lab;

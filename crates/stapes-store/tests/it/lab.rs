@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use stapes_core::backup::{BackupInfo, BackupItem, Version};
 use stapes_core::id::RunId;
 use stapes_core::item::ItemId;
-use stapes_store::dir::{Manifest, Options, PointInTime, Repository, SCHEMA, ServerRecord};
+use stapes_store::dir::Repository;
+use stapes_store::{Manifest, Options, PointInTime, SCHEMA, ServerRecord};
 use tempfile::TempDir;
 
 pub(crate) fn repository() -> (TempDir, Repository) {

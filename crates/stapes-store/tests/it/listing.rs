@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use stapes_core::backup::{BackupItem, BackupKind, Version};
 use stapes_core::outcome::Outcome;
-use stapes_store::dir::{Filter, Repository};
+use stapes_store::Filter;
+use stapes_store::dir::Repository;
 
 use crate::lab;
 

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use stapes_store::ErrorKind;
-use stapes_store::dir::{Filter, Repository};
+use stapes_store::Filter;
+use stapes_store::dir::Repository;
 
 use crate::lab;
 

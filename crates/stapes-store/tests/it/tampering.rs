@@ -6,7 +6,8 @@ use std::path::Path;
 
 use stapes_core::outcome::Outcome;
 use stapes_store::ErrorKind;
-use stapes_store::dir::{Filter, Repository};
+use stapes_store::Filter;
+use stapes_store::dir::Repository;
 
 use crate::lab;
 

@@ -10,7 +10,7 @@ use stapes_core::id::RunId;
 use stapes_core::item::ItemId;
 use stapes_core::outcome::Outcome;
 use stapes_store::ErrorKind;
-use stapes_store::dir::Filter;
+use stapes_store::Filter;
 
 use crate::lab;
 
@@ -85,7 +85,7 @@ fn nothing_is_visible_before_it_is_published_and_nothing_stays_if_it_is_not() {
 fn a_backup_that_is_neither_complete_nor_incomplete_is_not_published() {
     let (_dir, repository) = lab::repository();
     let new = repository.begin(&lab::instance("web"), lab::version(), &lab::run()).unwrap();
-    let manifest = stapes_store::dir::Manifest { outcome: "failed".to_owned(), ..lab::manifest() };
+    let manifest = stapes_store::Manifest { outcome: "failed".to_owned(), ..lab::manifest() };
     assert_eq!(new.publish(manifest).unwrap_err().kind(), ErrorKind::Refused);
     assert_eq!(lab::paths(repository.root()), [".partial", "metadata.json"]);
 }

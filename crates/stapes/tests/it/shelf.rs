@@ -13,7 +13,8 @@ use stapes_core::backup::{BackupInfo, BackupItem, Compression, Verification, Ver
 use stapes_core::id::RunId;
 use stapes_core::item::ItemId;
 use stapes_store::compress::Encoder;
-use stapes_store::dir::{Manifest, Options, PointInTime, Repository, SCHEMA, ServerRecord};
+use stapes_store::dir::Repository;
+use stapes_store::{Manifest, Options, PointInTime, SCHEMA, ServerRecord};
 use tempfile::TempDir;
 
 use crate::lab::{Ran, binary, run};

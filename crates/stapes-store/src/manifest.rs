@@ -7,8 +7,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use stapes_core::backup::{BackupItem, Version};
+use stapes_core::id::RunId;
+use stapes_core::item::ItemId;
 
-use super::limits::{few, few_lists, few_texts};
+use crate::limits::{few, few_lists, few_texts};
+use crate::names;
 
 /// The version of the format that this program writes.
 pub const SCHEMA: u32 = 1;
@@ -68,6 +72,68 @@ pub struct Manifest {
     pub files: Vec<FileRecord>,
 }
 
+impl Manifest {
+    /// Sets what is known when a backup is published: format, names, run and files.
+    pub(crate) fn describe(&mut self, item: &BackupItem, run: &RunId, files: Vec<FileRecord>) {
+        self.schema = SCHEMA;
+        item.kind().as_str().clone_into(&mut self.kind);
+        self.run = run.to_string();
+        self.files = files;
+        self.project = item.item().map(|item| item.project().to_string());
+        self.name = item.item().map(|item| item.name().to_owned());
+        self.pool = match item {
+            BackupItem::Item(ItemId::Volume { pool, .. }) => Some(pool.to_string()),
+            _ => None,
+        };
+        self.fingerprint = match item {
+            BackupItem::Image(fingerprint) => Some(fingerprint.to_string()),
+            _ => None,
+        };
+    }
+
+    /// Whether it is of this backup, and of a format that can be read here.
+    ///
+    /// # Errors
+    /// With what is wrong, in words.
+    pub(crate) fn agree(&self, item: &BackupItem, version: Version) -> Result<(), String> {
+        if self.schema > SCHEMA {
+            return Err(NEWER.to_owned());
+        }
+        let names = [&self.project, &self.pool, &self.name, &self.fingerprint];
+        agree(&self.kind, names, Some(self.created_at), item, version)
+    }
+}
+
+/// What is said of a manifest with a larger number of its format.
+pub(crate) const NEWER: &str = "a newer version of stapes wrote it, and only that can read it";
+
+/// A tampered manifest must not lead a restore to another item. `said` is what it says: project, pool,
+/// name and fingerprint.
+///
+/// # Errors
+/// With what is wrong, in words.
+pub(crate) fn agree(
+    kind: &str,
+    said: [&Option<String>; 4],
+    created_at: Option<Timestamp>,
+    item: &BackupItem,
+    version: Version,
+) -> Result<(), String> {
+    let said: Vec<&str> = said.into_iter().flatten().map(String::as_str).collect();
+    if kind != item.kind().as_str() || said != names::names(item) {
+        let (kind, said) = (kind.escape_debug(), said.join("/"));
+        let said = said.escape_debug();
+        return Err(format!("its manifest says that it is of {kind} «{said}», not of {item}"));
+    }
+    let Some(created_at) = created_at else {
+        return Err("its manifest does not say when it was made".to_owned());
+    };
+    if Version::at(created_at) != version {
+        return Err(format!("its manifest says that it was made at {created_at}"));
+    }
+    Ok(())
+}
+
 /// A server, as a manifest names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerRecord {
@@ -117,6 +183,8 @@ pub struct FileRecord {
     pub name: String,
     /// Its length in bytes.
     pub size: u64,
-    /// SHA-256 of its bytes, lower-case hexadecimal.
+    /// SHA-256 of its bytes, lower-case hexadecimal. Empty for an archive in a repository of the restic
+    /// format: what is read is made of its parts, each of which has a sum of its own there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sha256: String,
 }
