@@ -1,6 +1,7 @@
 //! A repository of its own, archives into it and out of it.
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use stapes_store::restic::archive::{
 use stapes_store::restic::ingest::{Ingest, IngestOptions};
 use stapes_store::restic::readout::Reading;
 use stapes_store::restic::repository::Repository;
-use stapes_store::restic::tree::{Built, SnapshotHeader, save_snapshot};
+use stapes_store::restic::tree::{Body, Built, SnapshotHeader, save_snapshot};
 use stapes_store::storage::LocalStorage;
 use stapes_store::tar::{Attributes, Member, MemberKind, NewMember, Reader, Writer};
 use tempfile::TempDir;
@@ -62,7 +63,7 @@ impl Lab {
         &self,
         archive: &[u8],
         before: Option<Before>,
-        files: &[RootFile<'_>],
+        files: &[(&str, &[u8])],
     ) -> Result<Made, Error> {
         let reading = self.reading();
         let options = IngestOptions::default();
@@ -72,7 +73,13 @@ impl Lab {
         let options = UnpackOptions { before, scratch: self.dir.path(), time };
         let unpacked = unpack(&mut &archive[..], &ingest, &reading, &options, &mut |_| Ok(()))?;
         let (skipped_bytes, added_bytes) = (unpacked.skipped_bytes(), unpacked.added_bytes());
-        let stored = unpacked.finish(files)?;
+        let mut beside = Vec::new();
+        for (name, bytes) in files {
+            let mut content = ingest.content();
+            content.write_all(bytes).unwrap();
+            beside.push(RootFile { name, body: Body::pending(content.finish()) });
+        }
+        let stored = unpacked.finish(beside)?;
         let stats = Arc::into_inner(ingest).unwrap().finish()?;
         let new_data_blobs = stats.new_data_blobs;
         Ok(Made { stored, skipped_bytes, added_bytes, new_data_blobs })

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use jiff::Timestamp;
-use stapes_store::restic::archive::{Before, RootFile};
+use stapes_store::restic::archive::Before;
 
 use super::lab::{Lab, Seen, archive, file, folder, noise};
 
@@ -70,8 +70,8 @@ fn an_unchanged_archive_adds_nothing_and_makes_the_same_tree() {
 fn files_beside_the_archive_are_at_the_root() {
     let lab = Lab::new();
     let archive = archive(&[folder("backup"), file("backup/a", b"1")]);
-    let manifest = RootFile { name: "manifest.json", content: b"{}" };
-    let made = lab.store_after(&archive, None, std::slice::from_ref(&manifest)).unwrap();
+    let manifest: (&str, &[u8]) = ("manifest.json", b"{}");
+    let made = lab.store_after(&archive, None, &[manifest]).unwrap();
     let node = lab.reading().node(made.stored.tree, b"manifest.json").unwrap();
     assert_eq!((node.meta.size, node.is_file()), (2, true));
     let (packed, _) = lab.pack(made.stored.tree, &[b"backup"]).unwrap();

@@ -54,12 +54,12 @@ pub struct UnpackOptions<'a> {
 }
 
 /// A file that is put beside the unpacked archive, at the root.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RootFile<'a> {
     /// Its name.
     pub name: &'a str,
     /// What is in it.
-    pub content: &'a [u8],
+    pub body: Body,
 }
 
 /// A stored tree.
@@ -364,12 +364,17 @@ impl Unpacked {
     /// # Errors
     /// `Refused` if the archive has something at its root with the name of one of these files; what
     /// the repository says.
-    pub fn finish(self, files: &[RootFile<'_>]) -> Result<Stored> {
+    pub fn finish(self, mut files: Vec<RootFile<'_>>) -> Result<Stored> {
         let mut builder = TreeBuilder::new(Arc::clone(&self.ingest))?;
-        let notes = self.notes.to_json()?;
-        let notes = notes.as_deref().map(|content| RootFile { name: NOTES_NAME, content });
-        for file in files.iter().chain(&notes) {
-            self.root_file(&mut builder, file)?;
+        if let Some(json) = self.notes.to_json()? {
+            let mut content = self.ingest.content();
+            content.write_all(&json).map_err(|error| from_io("store", error))?;
+            files.push(RootFile { name: NOTES_NAME, body: Body::pending(content.finish()) });
+        }
+        for file in files {
+            let metadata = Metadata { links: 1, ..of_root(&NodeType::File, 0o600, self.time) };
+            let node = Node::new_node(OsStr::new(file.name), NodeType::File, metadata);
+            builder.add(node, file.body, Origin::New)?;
         }
         let mut path = links::Path::default();
         self.spool.each(&mut |entry| {
@@ -395,14 +400,6 @@ impl Unpacked {
                 add(builder, self.links.named(target, name).ok_or_else(lost)?, How::Unchanged)
             }
         }
-    }
-
-    fn root_file(&self, builder: &mut TreeBuilder, file: &RootFile<'_>) -> Result<()> {
-        let metadata = Metadata { links: 1, ..of_root(&NodeType::File, 0o600, self.time) };
-        let mut content = self.ingest.content();
-        content.write_all(file.content).map_err(|error| from_io("store", error))?;
-        let node = Node::new_node(OsStr::new(file.name), NodeType::File, metadata);
-        builder.add(node, Body::pending(content.finish()), Origin::New)
     }
 }
 
