@@ -46,7 +46,7 @@ pub struct PendingContent {
     failed: bool,
 }
 
-/// Content that was taken. It is durable after `Ingest::finish` only.
+/// Content that was taken. It is durable after `Ingest::sync` or `Ingest::finish` only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     /// The names of its chunks, in order.
@@ -180,7 +180,8 @@ impl ContentWriter {
         let ticket = Ticket { parts: Some(Arc::clone(&self.parts)), place: self.chunks };
         self.chunks += 1;
         let weight = bytes.len();
-        if self.shared.jobs.push(Job::Chunk { bytes, length, ticket }, weight) {
+        let token = self.shared.pending_jobs.begin();
+        if self.shared.jobs.push((Job::Chunk { bytes, length, ticket }, token), weight) {
             Ok(())
         } else {
             Err(self.shared.stopped())
@@ -250,7 +251,7 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// The chunk has this name, and so many of its bytes were new.
-    pub(super) fn redeem(mut self, id: DataId, added: u64) {
+    pub(super) fn redeem(&mut self, id: DataId, added: u64) {
         let Some(parts) = self.parts.take() else { return };
         let mut done = lock(&parts.done);
         if done.ids.len() <= self.place {

@@ -7,13 +7,15 @@
 //!
 //! Every queue is bounded, so that memory does not depend on how much comes: about 200 MB at worst. The
 //! first failure stops everything and is what everybody who waits is told. What is stored is reused by
-//! the next run, however this one ends; but a snapshot may be saved after [`Ingest::finish`] only.
+//! the next run, however this one ends; but a snapshot may be saved only after [`Ingest::sync`] or
+//! [`Ingest::finish`].
 //!
 //! What a file or folder is, and what a snapshot says, is not known here.
 
 mod content;
 mod cuts;
 mod pack;
+mod pending;
 mod queue;
 mod shared;
 mod store;
@@ -149,26 +151,49 @@ impl Ingest {
         self.shared.note_read(json.len());
         let digest: [u8; 32] = Sha256::digest(&json).into();
         let id = TreeId::from(Id::new(digest));
+        // Begun before it is claimed: whoever leaves it to us then waits for us.
+        let token = self.shared.pending_jobs.begin();
         if self.shared.claim(BlobType::Tree, BlobId::from(id)) {
             let weight = json.len();
-            if !self.shared.jobs.push(Job::Tree { json, digest }, weight) {
+            if !self.shared.jobs.push((Job::Tree { json, digest }, token), weight) {
                 return Err(self.shared.stopped());
             }
+        } else {
+            token.done();
         }
         Ok(id)
     }
 
-    /// Waits until everything that was taken is durable and an index file names it.
+    /// Waits until everything that was given before, by any thread, is durable and an index file names
+    /// it: trees, and contents whose writer was finished. A snapshot may then refer to it.
+    ///
+    /// Others may go on meanwhile; what they give later is not waited for. Packs that are being filled
+    /// are stored as they are, so that it is for the end of a backup and not for every file.
+    ///
+    /// # Errors
+    /// The first failure of any thread, in which case nobody knows what is stored; `Locked` if the lock
+    /// was lost.
+    pub fn sync(&self) -> Result<()> {
+        self.shared.check()?;
+        self.shared.wait_until_stored()?;
+        store::write_index(&self.shared, true).map_err(|error| {
+            self.shared.fail(error);
+            self.shared.stopped()
+        })
+    }
+
+    /// Waits until everything that was taken is durable and an index file names it, and ends.
     ///
     /// # Errors
     /// The first failure of any thread; what was given to this run is then not wholly stored.
     pub fn finish(mut self) -> Result<IngestStats> {
         self.shared.jobs.close();
         self.join(false);
-        self.shared.flush();
+        let flushed = self.shared.flush();
         self.shared.full_packs.close();
         self.join(true);
         self.shared.check()?;
+        flushed?;
         store::write_index(&self.shared, true)?;
         let counters = &self.shared.counters;
         Ok(IngestStats {

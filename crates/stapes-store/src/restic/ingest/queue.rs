@@ -20,6 +20,10 @@ pub(super) struct Queue<T> {
 struct State<T> {
     items: VecDeque<(T, usize)>,
     weight: usize,
+    /// Who comes next to push, and whose turn it is: something heavy must not wait for ever while
+    /// others find room for what is light.
+    next_turn: u64,
+    turn: u64,
     closed: bool,
 }
 
@@ -37,22 +41,31 @@ pub(super) enum Popped<T> {
 impl<T> Queue<T> {
     /// A queue for items that weigh `limit` together; one that weighs more by itself has it alone.
     pub(super) fn new(limit: usize) -> Self {
-        let state = State { items: VecDeque::new(), weight: 0, closed: false };
+        let items = VecDeque::new();
+        let state = State { items, weight: 0, next_turn: 0, turn: 0, closed: false };
         Self { state: Mutex::new(state), limit, filled: Condvar::new(), emptied: Condvar::new() }
     }
 
-    /// Appends an item, when there is room for it; `false` if the queue is closed and it was dropped.
+    /// Appends an item, when those who came before have and there is room for it; `false` if the queue
+    /// is closed and it was dropped.
     pub(super) fn push(&self, item: T, weight: usize) -> bool {
         let mut state = self.lock();
-        while !state.closed && state.weight > 0 && state.weight + weight > self.limit {
+        let turn = state.next_turn;
+        state.next_turn += 1;
+        let is_full = |state: &State<T>| state.weight > 0 && state.weight + weight > self.limit;
+        while !state.closed && (state.turn != turn || is_full(&state)) {
             state = self.emptied.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.closed {
             return false;
         }
+        state.turn += 1;
         state.weight += weight;
         state.items.push_back((item, weight));
         self.filled.notify_one();
+        if state.turn != state.next_turn {
+            self.emptied.notify_all();
+        }
         true
     }
 
@@ -125,6 +138,26 @@ mod tests {
                 assert!(pushed.load(Ordering::SeqCst) <= expected + 5);
             }
             assert_eq!(queue.pop(LONG), Popped::Closed);
+        });
+    }
+
+    #[test]
+    fn what_is_heavy_gets_its_turn_before_what_is_light_and_came_later() {
+        let queue = Queue::new(10);
+        assert!(queue.push("first", 6));
+        let wait_until_there = |count| {
+            while queue.lock().next_turn < count {
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| queue.push("heavy", 8));
+            wait_until_there(2);
+            scope.spawn(|| queue.push("light", 1));
+            wait_until_there(3);
+            for expected in ["first", "heavy", "light"] {
+                assert_eq!(queue.pop(LONG), Popped::Item(expected));
+            }
         });
     }
 

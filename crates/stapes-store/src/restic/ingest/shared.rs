@@ -18,6 +18,7 @@ use super::IngestOptions;
 use super::content::Ticket;
 use super::cuts::Cuts;
 use super::pack::{Pack, Sealed};
+use super::pending::{Pending, Token};
 use super::queue::Queue;
 use super::store::Unindexed;
 use crate::storage::{Cause, Failure};
@@ -40,6 +41,14 @@ pub(super) enum Job {
     Tree { json: Vec<u8>, digest: [u8; 32] },
 }
 
+/// A pack that is to be stored.
+#[derive(Debug)]
+pub(super) struct FullPack {
+    pub(super) pack: Pack,
+    /// On its way until it is stored.
+    pub(super) token: Token,
+}
+
 /// What the threads of one ingest have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -48,9 +57,14 @@ pub(super) struct Shared {
     pub(super) cuts: Cuts,
     pub(super) level: i32,
     lock: Option<Arc<Lock>>,
-    pub(super) jobs: Queue<Job>,
-    pub(super) full_packs: Queue<Pack>,
+    /// What is to be stored, on its way until it is in a pack.
+    pub(super) jobs: Queue<(Job, Token)>,
+    pub(super) pending_jobs: Arc<Pending>,
+    pub(super) full_packs: Queue<FullPack>,
+    pending_packs: Arc<Pending>,
     pub(super) unindexed: Mutex<Unindexed>,
+    /// Held while an index file is written, so that one can wait for what another is naming.
+    pub(super) naming: Mutex<()>,
     pub(super) counters: Counters,
     /// Data and trees never share a pack: trees are read much more often.
     filling: [Mutex<Pack>; 2],
@@ -94,8 +108,11 @@ impl Shared {
             level,
             lock,
             jobs: Queue::new(WAITING_BYTES),
+            pending_jobs: Arc::default(),
             full_packs: Queue::new(WAITING_PACKS),
+            pending_packs: Arc::default(),
             unindexed: Mutex::default(),
+            naming: Mutex::default(),
             counters: Counters::default(),
             filling: Default::default(),
             claimed: Mutex::default(),
@@ -142,20 +159,44 @@ impl Shared {
         if !filling.is_full() {
             return Ok(());
         }
+        self.hand_over(&mut filling)
+    }
+
+    /// Hands the packs over that are being filled, however little is in them.
+    ///
+    /// # Errors
+    /// If the ingest was stopped.
+    pub(super) fn flush(&self) -> Result<()> {
+        for filling in &self.filling {
+            let mut filling = lock(filling);
+            if !filling.is_empty() {
+                self.hand_over(&mut filling)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a pack into the queue. Its lock is kept meanwhile: while no storage thread is free, workers
+    /// must not fill more.
+    fn hand_over(&self, filling: &mut Pack) -> Result<()> {
         let next = Pack::reusing(lock(&self.spare_packs).pop().unwrap_or_default());
-        let full = std::mem::replace(&mut *filling, next);
-        // The lock is kept: while no storage thread is free, other workers must not fill packs either.
+        let pack = std::mem::replace(filling, next);
+        let full = FullPack { pack, token: self.pending_packs.begin() };
         if self.full_packs.push(full, 1) { Ok(()) } else { Err(self.stopped()) }
     }
 
-    /// Puts what is left into the queue, when no worker appends any more.
-    pub(super) fn flush(&self) {
-        for filling in &self.filling {
-            let pack = std::mem::take(&mut *lock(filling));
-            if !pack.is_empty() {
-                self.full_packs.push(pack, 1);
-            }
-        }
+    /// Waits until everything that was given before now is in a durable pack.
+    ///
+    /// # Errors
+    /// Why the ingest has stopped.
+    pub(super) fn wait_until_stored(&self) -> Result<()> {
+        let waited = |pending: &Pending| if pending.wait() { Ok(()) } else { Err(self.stopped()) };
+        // What was given before may have been left to somebody who was given the same later, but who
+        // has begun by the time the first wait is over.
+        waited(&self.pending_jobs)?;
+        waited(&self.pending_jobs)?;
+        self.flush()?;
+        waited(&self.pending_packs)
     }
 
     fn filling_of(&self, kind: BlobType) -> &Mutex<Pack> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::super::files::{FileKind, IndexFile, PackRecord, pack_name};
 use super::pack::Pack;
 use super::queue::Popped;
-use super::shared::{Shared, lock};
+use super::shared::{FullPack, Shared, lock};
 use crate::Result;
 use crate::error::sentence;
 
@@ -48,14 +48,19 @@ impl Unindexed {
 /// Stores packs until there is nothing more to do, or nobody wants it.
 pub(super) fn run(shared: &Shared) {
     loop {
-        let stored = match shared.full_packs.pop(INDEX_INTERVAL) {
-            Popped::Item(pack) => shared.check().and_then(|()| store(shared, pack)),
-            Popped::Nothing => Ok(()),
+        match shared.full_packs.pop(INDEX_INTERVAL) {
+            Popped::Item(FullPack { pack, token }) => {
+                match shared.check().and_then(|()| store(shared, pack)) {
+                    Ok(()) => token.done(),
+                    // Before the token is dropped: who waits for it then asks for the reason.
+                    Err(error) => return shared.fail(error),
+                }
+            }
+            Popped::Nothing => {}
             Popped::Closed => return,
-        };
-        if let Err(error) = stored.and_then(|()| write_index(shared, false)) {
-            shared.fail(error);
-            return;
+        }
+        if let Err(error) = write_index(shared, false) {
+            return shared.fail(error);
         }
     }
 }
@@ -69,16 +74,21 @@ fn store(shared: &Shared, pack: Pack) -> Result<()> {
     Ok(())
 }
 
-/// Writes an index file of what is durable, if one is due or it is the `last`.
+/// Writes an index file of what is durable, if one is due or wanted `now`; then it also waits for what
+/// somebody else is naming.
 ///
 /// # Errors
 /// If the storage fails; the packs that would have been named are tried again when the run is given up.
-pub(super) fn write_index(shared: &Shared, last: bool) -> Result<()> {
+pub(super) fn write_index(shared: &Shared, now: bool) -> Result<()> {
+    if !now && !lock(&shared.unindexed).is_due() {
+        return Ok(());
+    }
+    let _naming = lock(&shared.naming);
     // An index file that names packs which somebody has removed would make every later run lie.
     shared.check_lock()?;
     let packs = {
         let mut unindexed = lock(&shared.unindexed);
-        if !(unindexed.is_due() || last) || unindexed.packs.is_empty() {
+        if !(unindexed.is_due() || now) || unindexed.packs.is_empty() {
             return Ok(());
         }
         std::mem::take(&mut *unindexed).packs

@@ -1,3 +1,6 @@
+mod sync;
+
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::ops::Range;
 
@@ -138,10 +141,26 @@ fn an_index_file_names_packs_only_after_they_are_there() {
     let repository = made(&storage);
     storage.take_log();
     let ingest = begun(&repository);
-    write_all(&ingest, &noise(3, 40 << 20), 1 << 20).wait().unwrap();
-    assert_eq!(ingest.finish().unwrap().packs, 3);
-    let kinds: Vec<_> = storage.take_log().iter().map(|line| line[..8].to_owned()).collect();
-    assert_eq!(kinds, ["put data", "put data", "put data", "put inde"]);
+    for seed in 0..3 {
+        write_all(&ingest, &noise(seed, 20 << 20), 1 << 20).wait().unwrap();
+        ingest.sync().unwrap();
+    }
+    let packs = ingest.finish().unwrap().packs;
+    let (mut stored, mut named) = (HashSet::new(), HashSet::new());
+    for line in storage.take_log() {
+        let (_, name) = line.split_once(' ').unwrap();
+        let (folder, id) = (name.split('/').next().unwrap(), name.rsplit('/').next().unwrap());
+        let id: Id = id.parse().unwrap();
+        if folder == "data" {
+            assert!(stored.insert(id));
+        } else {
+            let size = storage.stat(name).unwrap().unwrap();
+            let index = repository.load_index_file(&id.into(), size).unwrap();
+            named.extend(index.packs.iter().map(|pack| *pack.id));
+            assert!(named.is_subset(&stored), "{name} names what is not there");
+        }
+    }
+    assert_eq!((stored.len() as u64, &named), (packs, &stored));
 }
 
 #[test]

@@ -22,17 +22,20 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Works until there is nothing more to do, or nobody wants it.
 pub(super) fn run(shared: &Shared) {
-    let result = Worker::new(shared).and_then(|mut worker| {
-        loop {
-            match shared.jobs.pop(PATIENCE) {
-                Popped::Item(job) => worker.process(job)?,
-                Popped::Nothing => {}
-                Popped::Closed => return Ok(()),
-            }
+    let mut worker = match Worker::new(shared) {
+        Ok(worker) => worker,
+        Err(error) => return shared.fail(error),
+    };
+    loop {
+        match shared.jobs.pop(PATIENCE) {
+            Popped::Item((mut job, token)) => match worker.process(&mut job) {
+                Ok(()) => token.done(),
+                // Before the job is dropped: who waits for it then asks for the reason.
+                Err(error) => return shared.fail(error),
+            },
+            Popped::Nothing => {}
+            Popped::Closed => return,
         }
-    });
-    if let Err(error) = result {
-        shared.fail(error);
     }
 }
 
@@ -50,23 +53,23 @@ impl<'a> Worker<'a> {
         Ok(Self { shared, compressor, sealed: Vec::new() })
     }
 
-    fn process(&mut self, job: Job) -> Result<()> {
+    fn process(&mut self, job: &mut Job) -> Result<()> {
         self.shared.check()?;
         match job {
             Job::Chunk { bytes, length, ticket } => {
-                let plain = bytes.get(..length).unwrap_or_default();
+                let plain = bytes.get(..*length).unwrap_or_default();
                 let digest: [u8; 32] = Sha256::digest(plain).into();
                 let id = DataId::from(Id::new(digest));
                 let mut added = 0;
                 if self.shared.claim(BlobType::Data, BlobId::from(id)) {
                     self.store(BlobType::Data, digest, plain)?;
-                    added = u64::try_from(length).unwrap_or(u64::MAX);
+                    added = u64::try_from(*length).unwrap_or(u64::MAX);
                 }
-                self.shared.reuse_buffer(bytes);
+                self.shared.reuse_buffer(std::mem::take(bytes));
                 ticket.redeem(id, added);
                 Ok(())
             }
-            Job::Tree { json, digest } => self.store(BlobType::Tree, digest, &json),
+            Job::Tree { json, digest } => self.store(BlobType::Tree, *digest, json),
         }
     }
 
