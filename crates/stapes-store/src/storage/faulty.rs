@@ -138,6 +138,10 @@ impl<S: Storage> Storage for Faulty<S> {
         self.inner.label()
     }
 
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        self.inner.free_bytes()
+    }
+
     fn sweep(&self, before: SystemTime) -> Result<u64> {
         self.inner.sweep(before)
     }

@@ -277,6 +277,14 @@ impl Storage for LocalStorage {
         self.path.display().to_string()
     }
 
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        let failed = |failure| Error::storage("ask for the free space of", &self.label(), failure);
+        self.still_there().map_err(failed)?;
+        let room = rustix::fs::fstatvfs(&self.root).map_err(|errno| failed(errno.into()))?;
+        // What the superuser keeps for itself is not free.
+        Ok(Some(room.f_bavail.saturating_mul(room.f_frsize)))
+    }
+
     fn sweep(&self, before: SystemTime) -> Result<u64> {
         let mut removed = 0;
         let before = before.duration_since(UNIX_EPOCH).unwrap_or_default();

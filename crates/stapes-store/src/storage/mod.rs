@@ -79,6 +79,13 @@ pub trait Storage: Send + Sync + Debug {
     /// The place as people name it, without secrets.
     fn label(&self) -> String;
 
+    /// How many bytes can still be stored; `None` if this storage cannot tell.
+    ///
+    /// What a quota allows, or others take meanwhile, is not known to it.
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Removes what dead writers left, last written before the time given; returns how many files.
     ///
     /// Only storages that write under a temporary name have such files.

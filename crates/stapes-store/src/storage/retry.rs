@@ -167,6 +167,10 @@ impl<S: Storage + 'static> Storage for Retrying<S> {
         self.inner.label()
     }
 
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        self.repeat(|_| self.inner.free_bytes())
+    }
+
     fn sweep(&self, before: SystemTime) -> Result<u64> {
         self.repeat(|_| self.inner.sweep(before))
     }

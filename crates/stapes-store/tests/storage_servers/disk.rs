@@ -63,7 +63,11 @@ fn run(program: &str, arguments: &[&str]) {
 /// Asserts that a full and a read-only disk are told as such and leave nothing behind.
 pub(crate) fn full_and_read_only(disk: &Disk, storage: &dyn Storage) {
     storage.put("keys/aa", &[b"whole"]).unwrap();
+    let free = storage.free_bytes().unwrap().unwrap();
+    assert!((4 << 20..16 << 20).contains(&free), "of 16 MB {free} bytes are free");
     disk.fill_to_the_last_block();
+    let free = storage.free_bytes().unwrap().unwrap();
+    assert!(free < 1 << 20, "of a full disk {free} bytes are free");
     let error = storage.put("keys/bb", &[&[1; 2 << 20]]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
     let names: Vec<_> = fs::read_dir(disk.path().join("r/keys")).unwrap().collect();

@@ -162,3 +162,16 @@ fn two_writers_of_one_name_leave_one_of_the_two() {
     let winner = if results[0] { &contents[0] } else { &contents[1] };
     assert_eq!(&storage.get("config").unwrap(), winner);
 }
+
+#[test]
+fn the_free_space_is_that_of_the_file_system_and_nobody_asks_a_folder_that_is_gone() {
+    let (folder, storage) = new();
+    let room = rustix::fs::statvfs(folder.path()).unwrap();
+    let free = storage.free_bytes().unwrap().unwrap();
+    // Others write to the same disk meanwhile; it does not become another one by that.
+    let all = room.f_blocks * room.f_frsize;
+    assert!(free > 0 && free <= all, "{free} of {all}");
+    assert!(free.abs_diff(room.f_bavail * room.f_frsize) < all / 4, "{free}");
+    std::fs::rename(folder.path().join("r"), folder.path().join("elsewhere")).unwrap();
+    assert_eq!(storage.free_bytes().unwrap_err().kind(), ErrorKind::Unreachable);
+}

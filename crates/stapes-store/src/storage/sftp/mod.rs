@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use protocol::{Attributes, Body, Reply};
-use requests::{done, make_folder, path_body, read_all, unexpected, write_all};
+use requests::{done, file_system, make_folder, path_body, read_all, unexpected, write_all};
 use session::Session;
 
 use super::{
@@ -224,27 +224,17 @@ impl SftpStorage {
         if failure.cause() != Cause::Other || !session.abilities().free_space {
             return failure;
         }
-        let body = Body::default().string(b"statvfs@openssh.com").string(self.path("").as_bytes());
-        let Ok(Reply::Extended(answer)) = session.ask(protocol::EXTENDED, &body) else {
-            return failure;
-        };
-        let mut fields = protocol::Fields(&answer);
-        // Block size, fragment size, blocks, free, available, files, free, available, id, flags, …
-        let numbers: Vec<u64> = std::iter::from_fn(|| fields.long()).take(11).collect();
-        let number = |index: usize| numbers.get(index).copied();
-        let room = number(4).zip(number(1)).map(|(blocks, size)| blocks.saturating_mul(size));
-        if number(9).is_some_and(|flags| flags & 1 != 0) {
-            return Failure::new(
-                Cause::ReadOnly,
-                format!("{failure}: the file system is read-only"),
-            );
+        match file_system(session, &self.path("")) {
+            Ok(room) if room.is_read_only => {
+                let why = format!("{failure}: the file system is read-only");
+                Failure::new(Cause::ReadOnly, why)
+            }
+            // Less than a pack, or no file more.
+            Ok(room) if room.has_no_files || room.free_bytes < 1 << 20 => {
+                Failure::new(Cause::Full, format!("{failure}: the file system is full"))
+            }
+            _ => failure,
         }
-        // Less than a pack, or no file more (file systems without a number of files say 0 of 0).
-        let files_gone = number(5).is_some_and(|files| files > 0) && number(7) == Some(0);
-        if files_gone || room.is_some_and(|room| room < 1 << 20) {
-            return Failure::new(Cause::Full, format!("{failure}: the file system is full"));
-        }
-        failure
     }
 
     /// The regular files and the folders of a folder that may not be there.
@@ -371,6 +361,16 @@ impl Storage for SftpStorage {
 
     fn label(&self) -> String {
         self.location.to_string()
+    }
+
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        let failed = |failure| Error::storage("ask for the free space of", &self.label(), failure);
+        let session = self.session().map_err(failed)?;
+        if !session.abilities().free_space {
+            return Ok(None);
+        }
+        let room = file_system(&session, &self.path("")).map_err(failed)?;
+        Ok(Some(room.free_bytes))
     }
 
     fn sweep(&self, before: SystemTime) -> Result<u64> {

@@ -51,6 +51,35 @@ pub(super) fn make_folder(session: &Session, path: &str) -> Result<(), Failure> 
     }
 }
 
+/// What a server says of the file system below a folder.
+pub(super) struct FileSystem {
+    pub(super) free_bytes: u64,
+    pub(super) is_read_only: bool,
+    /// Whether there can be no file more, however much room there is.
+    pub(super) has_no_files: bool,
+}
+
+/// Asks for the file system below a folder; only servers that have the ability know the request.
+pub(super) fn file_system(session: &Session, path: &str) -> Result<FileSystem, Failure> {
+    let body = Body::default().string(b"statvfs@openssh.com").string(path.as_bytes());
+    let answer = match session.ask(protocol::EXTENDED, &body)? {
+        Reply::Extended(answer) => answer,
+        reply => return Err(unexpected(reply)),
+    };
+    let mut fields = protocol::Fields(&answer);
+    let mut next = || fields.long().ok_or_else(protocol::garbled);
+    let [_block, fragment, _blocks, _free, available] =
+        [next()?, next()?, next()?, next()?, next()?];
+    let [files, _free_files, available_files, _id, flags] =
+        [next()?, next()?, next()?, next()?, next()?];
+    Ok(FileSystem {
+        free_bytes: available.saturating_mul(fragment),
+        is_read_only: flags & 1 != 0,
+        // File systems without a number of files say 0 of 0.
+        has_no_files: files > 0 && available_files == 0,
+    })
+}
+
 /// Writes all parts, several requests at a time, and syncs.
 pub(super) fn write_all(
     session: &Session,
