@@ -21,6 +21,7 @@ mod tests;
 mod writing;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustic_core::repofile::{BlobType, SnapshotFile};
@@ -62,6 +63,8 @@ pub struct Backups {
     /// For what does not fit into memory while a backup is made.
     scratch: PathBuf,
     known: Mutex<Known>,
+    /// Ends what is being written.
+    cancel: Arc<AtomicBool>,
     state: Mutex<State>,
 }
 
@@ -87,7 +90,8 @@ impl Backups {
     #[must_use]
     pub fn new(repository: Arc<Repository>, scratch: &Path) -> Self {
         let scratch = scratch.to_owned();
-        Self { repository, scratch, known: Mutex::default(), state: Mutex::default() }
+        let cancel = Arc::default();
+        Self { repository, scratch, known: Mutex::default(), cancel, state: Mutex::default() }
     }
 
     /// The repository itself.
@@ -100,6 +104,11 @@ impl Backups {
     #[must_use]
     pub fn label(&self) -> String {
         self.repository.storage().label()
+    }
+
+    /// Ends what is being written soon, for good: what was stored is used by the next run.
+    pub fn cancel(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
     }
 
     /// Takes a lock of restic's kind, for as long as what is returned lives. Backups that are begun

@@ -149,8 +149,11 @@ impl Backups {
         let ingest = match state.ingest.as_ref().filter(|ingest| ingest.is_sound()) {
             Some(ingest) => Arc::clone(ingest),
             None => {
-                let options =
-                    IngestOptions { lock: Some(Arc::clone(&lock)), ..IngestOptions::default() };
+                let options = IngestOptions {
+                    lock: Some(Arc::clone(&lock)),
+                    cancel: Arc::clone(&self.cancel),
+                    ..IngestOptions::default()
+                };
                 let repository = Arc::clone(&self.repository);
                 let ingest = Arc::new(Ingest::new(repository, Arc::clone(&index), options)?);
                 state.ingest = Some(Arc::clone(&ingest));

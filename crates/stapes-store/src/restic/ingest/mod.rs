@@ -137,6 +137,12 @@ impl Ingest {
         ContentWriter::new(Arc::clone(&self.shared))
     }
 
+    /// Whether it still takes anything: nothing has failed so far, and nobody has cancelled it.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.shared.check().is_ok()
+    }
+
     /// Takes a serialized tree and says its name. Waits only while the queue is full.
     ///
     /// # Errors
