@@ -3,8 +3,7 @@
 
 use stapes_core::backup::choose::{Which, choose};
 use stapes_core::backup::{BackupInfo, BackupKind, NameProblem, Wanted};
-use stapes_store::Filter;
-use stapes_store::dir::Repository;
+use stapes_store::{Filter, Repository};
 
 use crate::error::Result;
 

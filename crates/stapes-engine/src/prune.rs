@@ -19,7 +19,7 @@ use stapes_core::event::{Event, ItemReport, RunReport, Step, Subject, Work};
 use stapes_core::outcome::Outcome;
 use stapes_core::retention::Policy;
 use stapes_core::units::{ByteSize, counted};
-use stapes_store::dir::Repository;
+use stapes_store::Repository;
 
 use crate::error::{Result, chain};
 use crate::listing::list;

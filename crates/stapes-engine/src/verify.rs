@@ -21,7 +21,7 @@ use stapes_core::backup::{
 };
 use stapes_core::event::{BackupRef, Event, ItemReport, RunReport, Step, Subject, Work};
 use stapes_core::outcome::Outcome;
-use stapes_store::dir::{Repository, StoredBackup};
+use stapes_store::{Repository, StoredBackup};
 
 use crate::error::{Result, chain};
 use crate::listing::list;

@@ -21,5 +21,5 @@ pub mod tar;
 
 pub use error::{Error, ErrorKind, Result};
 pub use listing::{Filter, Listing};
-pub use repository::{ArchiveWriter, FileWriter, Lock, NewBackup, Repository, StoredBackup};
 pub use manifest::{FileRecord, Manifest, Options, PointInTime, SCHEMA, ServerRecord};
+pub use repository::{ArchiveWriter, FileWriter, Lock, NewBackup, Repository, StoredBackup};

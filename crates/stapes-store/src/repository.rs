@@ -5,7 +5,7 @@
 //! compressed file in the directory layout and a tree of files in the restic format
 //! ([`NewBackup::archive`]).
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,6 +58,12 @@ impl Repository {
             Self::Dir(repository) => repository.root().display().to_string(),
             Self::Restic(backups) => backups.label(),
         }
+    }
+
+    /// Whether nobody can read it without a password. Then all content is compressed, too.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Restic(_))
     }
 
     /// For those that read backups and write new ones.
@@ -305,15 +311,31 @@ impl ArchiveWriter {
     /// # Errors
     /// Those of writing; `File` if it cannot be read; in the restic format also if it is cut or holds
     /// what no export may hold.
-    pub fn store(self, input: &mut dyn Read) -> Result<FileRecord> {
+    pub fn store(self, input: &mut dyn BufRead) -> Result<FileRecord> {
         match self {
             Self::Dir(mut file) => {
                 let path = file.path().to_owned();
-                io::copy(input, &mut file).map_err(Error::file("write", &path))?;
+                pass(input, &mut file).map_err(Error::file("write", &path))?;
                 file.finish()
             }
-            Self::Restic(archive) => archive.store(input),
+            Self::Restic(archive) => archive.store(&mut { input }),
         }
+    }
+}
+
+/// Hands blocks on as they are, without a buffer of its own.
+fn pass(input: &mut dyn BufRead, output: &mut dyn Write) -> io::Result<()> {
+    loop {
+        let block = match input.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            block => block?,
+        };
+        if block.is_empty() {
+            return Ok(());
+        }
+        output.write_all(block)?;
+        let count = block.len();
+        input.consume(count);
     }
 }
 

@@ -3,7 +3,6 @@
 //! It may say anything: nothing here is needed, and what is missing is reported.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{BufReader, Read};
 
 use serde_json::Value;
@@ -131,7 +130,7 @@ pub fn inspect_archive(archive: &mut dyn Read) -> Result<ArchiveInfo, ArchiveErr
 }
 
 /// As [`inspect_archive`], of a file, compressed or not; what is wrong is a sentence.
-pub(crate) fn inspect_file(file: File) -> Result<ArchiveInfo, String> {
+pub(crate) fn inspect_file(file: impl Read + Send + 'static) -> Result<ArchiveInfo, String> {
     let input = BufReader::with_capacity(1 << 16, file);
     let mut archive: Box<dyn Read + Send> =
         compress::decoder(input).map_err(|error| chain(&error))?;

@@ -5,8 +5,7 @@ use std::io::Write as _;
 use stapes_core::backup::{BackupInfo, BackupItem, Compression};
 use stapes_core::event::{ItemReport, Step};
 use stapes_core::server_config::Secrets;
-use stapes_store::FileRecord;
-use stapes_store::dir::NewBackup;
+use stapes_store::{FileRecord, NewBackup};
 
 use super::{Shared, data, origin};
 use crate::error::chain;
@@ -21,8 +20,10 @@ pub(crate) async fn back_up(
     let version = shared.version();
     let backup = data::begin(shared, &item, version).await?;
     let reading = async {
-        // A directory is plain text, and secrets do not belong into plain text.
-        let gathered = gather(&shared.client, Secrets::LeaveOut).await;
+        // Secrets do not belong into plain text.
+        let is_encrypted = shared.repository.is_encrypted();
+        let secrets = if is_encrypted { Secrets::Include } else { Secrets::LeaveOut };
+        let gathered = gather(&shared.client, secrets).await;
         let gathered = gathered.map_err(|error| explained(&error))?;
         let texts: Vec<(String, String)> = gathered.config.files().collect();
         let files = texts.iter().map(|(name, text)| write(&backup, name, text));

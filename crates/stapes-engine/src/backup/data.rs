@@ -3,7 +3,6 @@
 //! The order is what makes it honest: nothing is published before the stream has ended as it should,
 //! and before what should have stood still has been looked at again.
 
-use std::fs::File;
 use std::io::Write as _;
 
 use jiff::Timestamp;
@@ -11,15 +10,14 @@ use stapes_core::backup::{BackupInfo, BackupItem, Compression, Method, Reading, 
 use stapes_core::event::{ItemReport, Step};
 use stapes_core::inventory::{InstanceStatus, ItemFacts};
 use stapes_core::item::ItemId;
-use stapes_store::dir::NewBackup;
 use stapes_store::tar::Holes;
-use stapes_store::{FileRecord, PointInTime};
+use stapes_store::{FileRecord, NewBackup, PointInTime};
 
 use super::export::Export;
 use super::fetch::{self, Fetch};
 use super::pipe::{Edit, Stored};
 use super::{Shared, clone, origin, record, space, sweep};
-use crate::archive::inspect_file;
+use crate::archive::inspect;
 use crate::error::chain;
 use crate::item_api;
 use crate::steps::{explained, step};
@@ -60,8 +58,8 @@ pub(crate) async fn begin(
     version: Version,
 ) -> Result<NewBackup, String> {
     let (repository, item) = (shared.repository.clone(), item.clone());
-    let run = shared.context.run.clone();
-    let begun = tokio::task::spawn_blocking(move || repository.begin(&item, version, &run));
+    let (run, now) = (shared.context.run.clone(), shared.context.clock.now());
+    let begun = tokio::task::spawn_blocking(move || repository.begin(&item, version, &run, now));
     begun.await.map_err(|error| error.to_string())?.map_err(|error| chain(&error))
 }
 
@@ -148,20 +146,9 @@ impl Job<'_> {
                     .to_owned(),
             );
         }
-        let snapshots = if only || !is_tar { Vec::new() } else { self.archived(&stored).await? };
+        let snapshots = if only { Vec::new() } else { archived(&stored)? };
         let point_in_time = point(self.reading.method, None, at);
         Ok(Read { backup: self.backup, stored, snapshots, point_in_time })
-    }
-
-    /// The snapshots in what was stored: of an item that is read as it is they come and go meanwhile.
-    async fn archived(&self, stored: &Stored) -> Result<Vec<String>, String> {
-        let path = self.backup.dir().join(&stored.file.name);
-        let reading = tokio::task::spawn_blocking(move || {
-            let file = File::open(&path)
-                .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-            inspect_file(file)
-        });
-        reading.await.map_err(|error| error.to_string())?.map(|info| info.snapshots)
     }
 
     async fn fetch(
@@ -170,9 +157,17 @@ impl Job<'_> {
         edit: Edit,
         report: &mut ItemReport,
     ) -> Result<Stored, String> {
-        let name = file_name(&self.original, self.shared.options.compression);
+        let name = file_name(&self.original, self.shared.compression());
         let (shared, item, backup) = (self.shared, &self.item, &self.backup);
         Box::pin(Fetch { shared, item, backup, name }.fetch(export, edit, report)).await
+    }
+}
+
+/// The snapshots in what was stored: of an item that is read as it is they come and go meanwhile.
+fn archived(stored: &Stored) -> Result<Vec<String>, String> {
+    match &stored.index {
+        Some(index) => inspect(index).map(|info| info.snapshots).map_err(|error| chain(&error)),
+        None => Ok(Vec::new()),
     }
 }
 

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use stapes_core::backup::{BackupItem, Compression};
+use stapes_core::backup::BackupItem;
 use stapes_core::event::{Event, ItemReport, Step};
-use stapes_store::dir::NewBackup;
+use stapes_store::NewBackup;
 use tokio::sync::watch;
 
 use super::Shared;
 use super::export::{self, Export, Staged};
-use super::pipe::{self, Edit, Pieces, Stored};
+use super::pipe::{self, Edit, Pieces, Sink, Stored};
 use super::spool::{self, Writing};
 use crate::error::chain;
 use crate::steps::step;
@@ -161,8 +161,13 @@ impl Fetch<'_> {
 
     async fn store(&self, pieces: Pieces<'_>, edit: Edit) -> Result<Stored, String> {
         let shared = self.shared;
-        let compression: Compression = shared.options.compression;
-        let file = self.backup.file(&self.name).map_err(|error| chain(&error))?;
+        let sink = match &edit {
+            Edit::Bytes => self.backup.file(&self.name).map(Sink::File),
+            Edit::Keep | Edit::AsOriginal(_) => {
+                self.backup.archive(&self.name, shared.options.rehash).map(Sink::Archive)
+            }
+        };
+        let sink = sink.map_err(|error| chain(&error))?;
         let (events, item) = (&shared.context.events, self.item);
         let progress = |bytes| {
             events.progress(Event::StepProgress {
@@ -172,6 +177,7 @@ impl Fetch<'_> {
                 bytes_per_second: None,
             });
         };
-        pipe::store(pieces, file, compression, edit, &shared.context.cancel, progress).await
+        let (compression, cancel) = (shared.compression(), &shared.context.cancel);
+        pipe::store(pieces, sink, compression, edit, cancel, progress).await
     }
 }

@@ -10,10 +10,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use stapes_core::backup::{BackupInfo, BackupItem, Compression, Fingerprint};
 use stapes_core::event::{ItemReport, Step};
-use stapes_store::FileRecord;
-use stapes_store::dir::{NewBackup, StoredBackup};
+use stapes_store::{FileRecord, NewBackup, StoredBackup};
 
-use super::pipe::{self, Edit};
+use super::pipe::{self, Edit, Sink};
 use super::{Shared, data, origin};
 use crate::error::chain;
 use crate::repository::newest;
@@ -48,7 +47,7 @@ pub(crate) async fn back_up(
         Some((_, stored)) => {
             report.result = Some("linked");
             for name in data_files(&stored) {
-                files.push(backup.link_file_from(&stored, &name).map_err(|e| chain(&e))?);
+                files.push(backup.take_over(&stored, &name).map_err(|e| chain(&e))?);
             }
         }
         None => files.extend(download(shared, &item, fingerprint, records, &backup, report).await?),
@@ -174,7 +173,7 @@ async fn store(
         let stream = Box::pin(async_stream(&mut part, hash));
         let cancel = &shared.context.cancel;
         let stored =
-            pipe::store(stream, file, Compression::None, Edit::Bytes, cancel, |_| {}).await?;
+            pipe::store(stream, Sink::File(file), Compression::None, Edit::Bytes, cancel, |_| {}).await?;
         files.push(stored.file);
     }
     let digest = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -34,7 +34,7 @@ use stapes_core::event::{BackupRef, Event, ItemReport, RunReport, Subject, Work}
 use stapes_core::id::ServerName;
 use stapes_core::inventory::{ItemFacts, ServerFacts};
 use stapes_core::outcome::Outcome;
-use stapes_store::dir::Repository;
+use stapes_store::Repository;
 use tokio_util::sync::CancellationToken;
 
 pub use plan::{Plan, Planned};
@@ -75,6 +75,8 @@ pub struct Options {
     pub consistency: Consistency,
     /// How long an instance may take to stop.
     pub stop_timeout: Duration,
+    /// Read all files, also those that look as they did in the backup before.
+    pub rehash: bool,
     /// How many items are worked on at a time.
     pub parallel: usize,
 }
@@ -167,6 +169,11 @@ impl Shared<'_> {
             doing: "backup".to_owned(),
             since: self.context.clock.now(),
         }
+    }
+
+    /// How files are compressed: in the restic format all content is, on its own.
+    pub(crate) fn compression(&self) -> Compression {
+        if self.repository.is_encrypted() { Compression::None } else { self.options.compression }
     }
 
     /// A number that no other copy of this run has.

@@ -34,7 +34,7 @@ pub(crate) fn manifest(shared: &Shared<'_>, item: &BackupItem, version: Version)
         run: shared.context.run.to_string(),
         server: server(shared),
         options: Options {
-            compression: options.compression.as_str().to_owned(),
+            compression: shared.compression().as_str().to_owned(),
             optimized: None,
             instance_only: options.instance_only,
             no_snapshot: options.no_snapshot,

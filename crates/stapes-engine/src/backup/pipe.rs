@@ -1,11 +1,10 @@
-//! From a server's export to a file of a repository: rewritten, compressed, hashed and written while
-//! it arrives.
+//! From a server's export into a backup: rewritten, compressed and stored while it arrives.
 //!
 //! Three at a time: the task that reads from the server, a thread that rewrites and compresses, and
-//! one that hashes and writes. Queues between them are short, so that memory does not depend on the
+//! one that stores: as one file, or as the files that are in it. Queues between them are short, so that memory does not depend on the
 //! size of anything. A cut anywhere leaves an unfinished file of an unpublished backup.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::pin::Pin;
 use std::sync::mpsc as blocking;
 use std::time::Instant;
@@ -13,10 +12,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use stapes_core::backup::Compression;
-use stapes_store::FileRecord;
 use stapes_store::compress::Encoder;
-use stapes_store::dir::FileWriter;
-use stapes_store::tar::{self, Action, EditError, Editor, Holes, Member};
+use stapes_store::tar::{self, Action, EditError, Editor, Holes, Member, MemberKind};
+use stapes_store::{ArchiveWriter, FileRecord, FileWriter};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +46,39 @@ pub(crate) struct Stored {
     pub(crate) content_bytes: u64,
     /// Where large members of the archive are nothing but zeros.
     pub(crate) holes: Holes,
+    /// What the archive says of itself, if it is stored as it came.
+    pub(crate) index: Option<Vec<u8>>,
+}
+
+/// What an export becomes in the repository.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// It is no archive.
+    File(FileWriter),
+    /// It is one, which the repository may take apart.
+    Archive(ArchiveWriter),
+}
+
+impl Sink {
+    fn label(&self) -> String {
+        match self {
+            Self::File(file) => file.label(),
+            Self::Archive(archive) => archive.label(),
+        }
+    }
+
+    /// Takes everything until the end.
+    fn store(self, blocks: &mut BlockReader) -> Result<FileRecord, String> {
+        let label = self.label();
+        match self {
+            Self::File(mut file) => {
+                let copied = io::copy(blocks, &mut file);
+                copied.map_err(|error| format!("cannot write {label}: {error}"))?;
+                file.finish().map_err(|error| chain(&error))
+            }
+            Self::Archive(archive) => archive.store(blocks).map_err(|error| chain(&error)),
+        }
+    }
 }
 
 /// What comes from a server, or why it does not come any more.
@@ -61,7 +92,7 @@ pub(crate) fn told(piece: incus_client::Result<Bytes>) -> Result<Bytes, String> 
 /// Stores an export.
 pub(crate) async fn store(
     mut stream: Pieces<'_>,
-    file: FileWriter,
+    sink: Sink,
     compression: Compression,
     edit: Edit,
     cancel: &CancellationToken,
@@ -69,7 +100,7 @@ pub(crate) async fn store(
 ) -> Result<Stored, String> {
     let (arriving, incoming) = mpsc::channel::<io::Result<Bytes>>(ARRIVING);
     let worker = tokio::task::spawn_blocking(move || {
-        work(ChannelReader::new(incoming), file, compression, edit)
+        work(ChannelReader::new(incoming), sink, compression, edit)
     });
     let mut content_bytes = 0_u64;
     let mut last = Instant::now();
@@ -101,80 +132,95 @@ pub(crate) async fn store(
     let worked = worker.await.map_err(|error| format!("storing it ended: {error}"))?;
     // What the server or the user did comes first: the worker only saw its input end.
     fetched?;
-    let (file, holes) = worked?;
-    Ok(Stored { file, content_bytes, holes })
+    let (file, Passed { holes, index }) = worked?;
+    Ok(Stored { file, content_bytes, holes, index })
+}
+
+/// What was seen of an export while it passed.
+#[derive(Debug, Default)]
+struct Passed {
+    holes: Holes,
+    index: Option<Vec<u8>>,
 }
 
 fn work(
     mut input: ChannelReader,
-    file: FileWriter,
+    sink: Sink,
     compression: Compression,
     edit: Edit,
-) -> Result<(FileRecord, Holes), String> {
+) -> Result<(FileRecord, Passed), String> {
     std::thread::scope(|scope| {
-        let (full, blocks) = blocking::sync_channel::<Vec<u8>>(WRITING);
-        let writer = std::thread::Builder::new()
+        let (full, blocks) = blocking::sync_channel(WRITING);
+        let storing = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn_scoped(scope, move || write_blocks(&blocks, file))
+            .spawn_scoped(scope, move || sink.store(&mut BlockReader::new(blocks)))
             .map_err(|error| format!("cannot start a thread: {error}"))?;
-        let compressed = compress(&mut input, BlockWriter::new(full), compression, edit);
-        let written = writer.join().map_err(|_| "writing it ended unexpectedly".to_owned())?;
-        // A full disk is the cause of a broken queue, not the other way round.
-        let file = written?;
-        let holes = compressed?;
-        let record = file.finish().map_err(|error| chain(&error))?;
-        Ok((record, holes))
+        let mut blocks = BlockWriter::new(full);
+        let passed = compress(&mut input, &mut blocks, compression, edit);
+        let passed = passed.and_then(|passed| match blocks.finish() {
+            Ok(()) => Ok(passed),
+            Err(error) => Err(format!("cannot store it: {error}")),
+        });
+        let nobody_took_it = blocks.is_broken;
+        drop(blocks);
+        let stored = storing.join().map_err(|_| "storing it ended unexpectedly".to_owned())?;
+        match (passed, stored) {
+            (Ok(passed), stored) => Ok((stored?, passed)),
+            // A full disk is the cause of a broken queue, not the other way round.
+            (Err(_), Err(cause)) if nobody_took_it => Err(cause),
+            (Err(cause), _) => Err(cause),
+        }
     })
-}
-
-fn write_blocks(
-    blocks: &blocking::Receiver<Vec<u8>>,
-    mut file: FileWriter,
-) -> Result<FileWriter, String> {
-    for block in blocks {
-        file.write_all(&block)
-            .map_err(|error| format!("cannot write {}: {error}", file.path().display()))?;
-    }
-    Ok(file)
 }
 
 fn compress(
     input: &mut ChannelReader,
-    output: BlockWriter,
+    output: &mut BlockWriter,
     compression: Compression,
     edit: Edit,
-) -> Result<Holes, String> {
+) -> Result<Passed, String> {
     let cannot = |error: io::Error| format!("cannot compress it: {error}");
     let mut encoder = Encoder::new(output, compression).map_err(|error| chain(&error))?;
-    let mut holes = Holes::default();
+    let mut passed = Passed::default();
     let mut rewrite = |editor: &mut dyn Editor| {
-        let rewritten = tar::rewrite_and_find_holes(input, &mut encoder, editor, &mut holes);
+        let rewritten = tar::rewrite_and_find_holes(input, &mut encoder, editor, &mut passed.holes);
         rewritten.map(drop).map_err(|error| chain(&error))
     };
     match edit {
         Edit::Bytes => {
             io::copy(input, &mut encoder).map_err(cannot)?;
         }
-        Edit::Keep => rewrite(&mut Unchanged)?,
+        Edit::Keep => {
+            let mut unchanged = Unchanged::default();
+            rewrite(&mut unchanged)?;
+            passed.index = unchanged.index;
+        }
         Edit::AsOriginal(original) => rewrite(&mut AsOriginal::new(&original))?,
     }
-    let mut blocks = encoder.finish().map_err(cannot)?;
-    blocks.flush().map_err(cannot)?;
-    Ok(holes)
+    encoder.finish().map_err(cannot)?;
+    Ok(passed)
 }
 
-/// Keeps every member as it is; what it is for is that the archive is read to its end.
-struct Unchanged;
+/// Keeps every member as it is, and remembers what the archive says of itself.
+#[derive(Default)]
+struct Unchanged {
+    index: Option<Vec<u8>>,
+}
 
 impl Editor for Unchanged {
-    fn member(&mut self, _member: &Member) -> Result<Action, EditError> {
-        Ok(Action::Keep)
+    fn member(&mut self, member: &Member) -> Result<Action, EditError> {
+        let is_index = member.path == INDEX && member.kind == MemberKind::Regular;
+        Ok(if is_index { Action::Edit } else { Action::Keep })
     }
 
     fn edit(&mut self, _member: &Member, content: Vec<u8>) -> Result<Vec<u8>, EditError> {
+        self.index = Some(content.clone());
         Ok(content)
     }
 }
+
+/// The member of an export that says what is in it.
+const INDEX: &[u8] = b"backup/index.yaml";
 
 /// The chunks of a queue as one stream.
 struct ChannelReader {
@@ -205,24 +251,37 @@ impl Read for ChannelReader {
     }
 }
 
-/// A stream as blocks of a queue.
+/// A stream as blocks of a queue. An empty block is its end: without that it was cut short.
 struct BlockWriter {
     queue: blocking::SyncSender<Vec<u8>>,
     block: Vec<u8>,
+    /// Whether the other side is gone.
+    is_broken: bool,
 }
 
 impl BlockWriter {
     fn new(queue: blocking::SyncSender<Vec<u8>>) -> Self {
-        Self { queue, block: Vec::with_capacity(BLOCK_BYTES) }
+        Self { queue, block: Vec::with_capacity(BLOCK_BYTES), is_broken: false }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        if !self.block.is_empty() {
+            self.send()?;
+        }
+        self.send()
     }
 
     fn send(&mut self) -> io::Result<()> {
-        let block = std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK_BYTES));
-        self.queue.send(block).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        let next = Vec::with_capacity(if self.block.is_empty() { 0 } else { BLOCK_BYTES });
+        let block = std::mem::replace(&mut self.block, next);
+        self.queue.send(block).map_err(|_| {
+            self.is_broken = true;
+            io::ErrorKind::BrokenPipe.into()
+        })
     }
 }
 
-impl Write for BlockWriter {
+impl Write for &mut BlockWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = BLOCK_BYTES.saturating_sub(self.block.len());
         let taken = bytes.len().min(room);
@@ -233,7 +292,46 @@ impl Write for BlockWriter {
         Ok(taken)
     }
 
+    /// Blocks are handed on when they are full, and at the end.
     fn flush(&mut self) -> io::Result<()> {
-        if self.block.is_empty() { Ok(()) } else { self.send() }
+        Ok(())
+    }
+}
+
+/// The other side of a [`BlockWriter`].
+struct BlockReader {
+    queue: blocking::Receiver<Vec<u8>>,
+    block: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl BlockReader {
+    fn new(queue: blocking::Receiver<Vec<u8>>) -> Self {
+        Self { queue, block: Vec::new(), at: 0, ended: false }
+    }
+}
+
+impl BufRead for BlockReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at >= self.block.len() && !self.ended {
+            let cut = |_| io::Error::new(io::ErrorKind::UnexpectedEof, "it was cut short");
+            self.block = self.queue.recv().map_err(cut)?;
+            self.at = 0;
+            self.ended = self.block.is_empty();
+        }
+        Ok(self.block.get(self.at..).unwrap_or_default())
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at += count;
+    }
+}
+
+impl Read for BlockReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
+        Ok(count)
     }
 }

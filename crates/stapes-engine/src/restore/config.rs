@@ -11,7 +11,7 @@ use stapes_core::server_config::{
     Action, ConfigKind, ConfigPlan, Maps as ConfigMaps, PlanOptions, Secrets, ServerConfig, plan,
     render,
 };
-use stapes_store::dir::StoredBackup;
+use stapes_store::StoredBackup;
 
 use super::{Shared, content, item};
 use crate::error::chain;

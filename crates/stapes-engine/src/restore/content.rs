@@ -13,8 +13,7 @@ use stapes_core::item::ItemId;
 use stapes_core::outcome::Outcome;
 use stapes_core::restore::{ConfigContent, Content, InstanceContent, Restorable, VolumeContent};
 use stapes_core::server_config::{ConfigKind, ServerConfig};
-use stapes_store::Manifest;
-use stapes_store::dir::StoredBackup;
+use stapes_store::{Manifest, StoredBackup};
 
 use super::foreign;
 use crate::archive::{ArchiveInfo, ArchiveKind, inspect_file};

@@ -14,7 +14,7 @@ use stapes_core::event::{ItemReport, Step};
 use stapes_core::id::ProjectName;
 use stapes_core::outcome::Outcome;
 use stapes_core::restore::{Maps, RestoreRow};
-use stapes_store::dir::StoredBackup;
+use stapes_store::StoredBackup;
 use stapes_store::tar::Holes;
 use tokio_util::sync::CancellationToken;
 
@@ -140,17 +140,17 @@ async fn import(
     };
     let mut bytes = 0;
     let mut part = |stem: &str| -> Result<Option<ImageFile>, String> {
-        let mut names = stored.files().iter().map(|file| &file.name);
-        let Some(name) = names.find(|name| name.starts_with(stem)) else { return Ok(None) };
-        let file = stored.open_file(name).map_err(|error| chain(&error))?;
-        bytes += file.metadata().map(|metadata| metadata.len()).unwrap_or_default();
+        let mut files = stored.files().iter();
+        let Some(record) = files.find(|file| file.name.starts_with(stem)) else { return Ok(None) };
+        let file = stored.open_file(&record.name).map_err(|error| chain(&error))?;
+        bytes += record.size;
         let holes = Holes::default();
         let cancel = cancel.clone();
         let body = upload(
             Source { file, relocation: None, holes, raw: true, cancel, verdict: None },
             |_| {},
         );
-        Ok(Some(ImageFile { name: name.clone(), body }))
+        Ok(Some(ImageFile { name: record.name.clone(), body }))
     };
     let first = part(FIRST)?.ok_or_else(|| "its backup has no data".to_owned())?;
     let data = match part(SECOND)? {

@@ -134,7 +134,7 @@ fn check_now(
 
 /// A file that cannot be read any further once somebody wants an end.
 struct Until {
-    file: File,
+    file: Box<dyn Read + Send>,
     cancel: CancellationToken,
 }
 
@@ -160,14 +160,27 @@ impl Stored {
         Ok(!self.file_name()?.contains("volume.iso"))
     }
 
-    pub(crate) fn open(&self) -> Result<File, String> {
+    pub(crate) fn open(&self) -> Result<Box<dyn Read + Send>, String> {
         match self {
             Self::Backup(backup) => {
                 backup.open_file(&archive_name(backup)?).map_err(|error| chain(&error))
             }
-            Self::Archive(path) => {
-                File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+            Self::Archive(path) => match File::open(path) {
+                Ok(file) => Ok(Box::new(file)),
+                Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+            },
+        }
+    }
+
+    /// The length of the data, as far as it is known.
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::Backup(backup) => {
+                let name = archive_name(backup).ok()?;
+                let mut files = backup.files().iter();
+                files.find(|file| file.name == name).map(|file| file.size)
             }
+            Self::Archive(path) => std::fs::metadata(path).ok().map(|metadata| metadata.len()),
         }
     }
 }
@@ -309,7 +322,7 @@ impl Work<'_> {
     ) -> Result<Option<u64>, Failed> {
         let shared = self.shared;
         let file = self.stored.open().map_err(Failed::Here)?;
-        let bytes = file.metadata().map(|metadata| metadata.len()).ok();
+        let bytes = self.stored.length();
         let is_tar = self.stored.is_tar().map_err(Failed::Here)?;
         let (events, item) = (shared.context.events.clone(), self.row.target.clone());
         let progress = move |bytes| {

@@ -38,8 +38,7 @@ use stapes_core::outcome::Outcome;
 use stapes_core::restore::{
     Restorable, RestoreAction, RestoreInput, RestoreOptions, RestorePlan, RestoreRow, plan,
 };
-use stapes_store::Filter;
-use stapes_store::dir::{Repository, StoredBackup};
+use stapes_store::{Filter, Repository, StoredBackup};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;

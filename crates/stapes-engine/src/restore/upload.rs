@@ -4,7 +4,6 @@
 //! fails, the upload never looks finished to the server, which then has done nothing. The same holds
 //! while a backup is still being checked: what is sent has no end before that has gone well.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::time::Instant;
 
@@ -28,7 +27,7 @@ const READ_BYTES: usize = 256 * 1024;
 
 /// What is sent.
 pub(crate) struct Source {
-    pub(crate) file: File,
+    pub(crate) file: Box<dyn Read + Send>,
     /// What changes in the archive; without it the bytes are sent as they are.
     pub(crate) relocation: Option<Relocation>,
     /// Where large files of the archive are nothing but zeros, which then are not sent.
@@ -158,7 +157,7 @@ impl Editor for Guarded<'_> {
 
 /// Says how far the file has been read.
 struct Counted<F> {
-    file: File,
+    file: Box<dyn Read + Send>,
     read: u64,
     last: Instant,
     on_bytes: F,
@@ -219,8 +218,6 @@ impl Write for QueueWriter {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use futures_util::StreamExt as _;
 
     use super::*;
@@ -228,9 +225,7 @@ mod tests {
     const CONTENT: &[u8] = b"what is restored";
 
     fn source(verdict: Option<oneshot::Receiver<Sound>>) -> Source {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(CONTENT).unwrap();
-        std::io::Seek::rewind(&mut file).unwrap();
+        let file = Box::new(CONTENT);
         let cancel = CancellationToken::new();
         let holes = Holes::default();
         Source { file, relocation: None, holes, raw: true, cancel, verdict }

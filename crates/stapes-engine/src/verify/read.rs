@@ -4,7 +4,6 @@
 //! finds in the page cache what the first has just read, and where the processor is slow, both of
 //! them share the work. Their memory does not depend on what is read.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +14,8 @@ use sha2::{Digest, Sha256};
 use stapes_core::backup::{BackupItem, Fingerprint, Layout};
 use stapes_core::event::{Event, Step};
 use stapes_core::server_config::{ConfigKind, MAX_DOCUMENT_BYTES, ServerConfig};
+use stapes_store::StoredBackup;
 use stapes_store::compress;
-use stapes_store::dir::StoredBackup;
 use stapes_store::tar::{self, ExportRules};
 use tokio_util::sync::CancellationToken;
 
@@ -66,23 +65,7 @@ pub(super) async fn whole(
 /// If it could not be looked at for a reason of this program.
 pub(super) async fn structure(stored: &Arc<StoredBackup>) -> Result<Vec<String>, String> {
     let stored = stored.clone();
-    let look = move || {
-        let wrong = |file: &stapes_store::FileRecord| {
-            let length = stored.open_file(&file.name).map_err(|error| chain(&error));
-            let length = length.and_then(|open| match open.metadata() {
-                Ok(metadata) => Ok(metadata.len()),
-                Err(error) => Err(format!("{} cannot be looked at: {error}", file.name)),
-            });
-            match length {
-                Ok(length) if length == file.size => None,
-                Ok(length) => {
-                    Some(format!("{} has {length} bytes instead of {}", file.name, file.size))
-                }
-                Err(cause) => Some(cause),
-            }
-        };
-        stored.files().iter().filter_map(wrong).collect()
-    };
+    let look = move || stored.check_structure();
     tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())
 }
 
@@ -143,7 +126,7 @@ fn open(
     stored: &StoredBackup,
     name: &str,
     cancel: &CancellationToken,
-) -> Result<Watched<File>, String> {
+) -> Result<Watched<Box<dyn Read + Send>>, String> {
     let inner = stored.open_file(name).map_err(|error| chain(&error))?;
     Ok(Watched { inner, cancel: cancel.clone() })
 }

@@ -1,8 +1,8 @@
 //! Repositories in the restic format (version 2), which stock restic reads and writes as well.
 
 pub mod archive;
-pub mod backups;
 pub mod backend;
+pub mod backups;
 pub mod crypto;
 pub mod files;
 mod host;

@@ -55,8 +55,7 @@ impl Known {
         let listed = repository.list(FileKind::Snapshot)?;
         let present: HashSet<Id> = listed.iter().map(|(id, _)| *id).collect();
         self.files.retain(|id, _| present.contains(id));
-        let new: Vec<Id> =
-            present.into_iter().filter(|id| !self.files.contains_key(id)).collect();
+        let new: Vec<Id> = present.into_iter().filter(|id| !self.files.contains_key(id)).collect();
         for (id, read) in parallel::map(new, |id| (id, repository.snapshot(&id.into()))) {
             let read = match read {
                 Ok(snapshot) => Ok(Arc::new(Entry::of(snapshot))),

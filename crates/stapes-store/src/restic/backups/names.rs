@@ -56,9 +56,11 @@ impl Named {
         let word = needed("kind")?;
         let kind = BackupKind::ALL.into_iter().find(|kind| kind.as_str() == word);
         let kind = kind.ok_or_else(|| format!("it is of an unknown kind «{word}»"))?;
-        let names: Vec<&str> = keys(kind).iter().map(|key| needed(key)).collect::<Result<_, _>>()?;
-        let item = names::from_names(kind, &names)
-            .ok_or_else(|| format!("it is of a {kind} that cannot be called {}", names.join("/")))?;
+        let names: Vec<&str> =
+            keys(kind).iter().map(|key| needed(key)).collect::<Result<_, _>>()?;
+        let item = names::from_names(kind, &names).ok_or_else(|| {
+            format!("it is of a {kind} that cannot be called {}", names.join("/"))
+        })?;
         let outcome = match needed("outcome")? {
             "complete" => Outcome::Complete,
             "incomplete" => Outcome::Incomplete,
@@ -102,7 +104,10 @@ mod tests {
     fn tags_say_what_a_backup_is_of_and_others_do_no_harm() {
         let names: [(BackupKind, &[&str]); 4] = [
             (BackupKind::Config, &[]),
-            (BackupKind::Image, &["abababababababababababababababababababababababababababababababab"]),
+            (
+                BackupKind::Image,
+                &["abababababababababababababababababababababababababababababababab"],
+            ),
             (BackupKind::Volume, &["default", "tank", "a:b c"]),
             (BackupKind::Instance, &["lab", "web"]),
         ];
@@ -134,8 +139,10 @@ mod tests {
             assert!(Named::of(&tagged(&tags)).is_err(), "with {more}");
         }
         for (from, to) in [("kind:instance", "kind:ship"), ("outcome:complete", "outcome:fine")] {
-            let tags: Vec<String> =
-                whole.iter().map(|tag| if tag == from { to.to_owned() } else { tag.clone() }).collect();
+            let tags: Vec<String> = whole
+                .iter()
+                .map(|tag| if tag == from { to.to_owned() } else { tag.clone() })
+                .collect();
             assert!(Named::of(&tagged(&tags)).is_err(), "with {to}");
         }
     }

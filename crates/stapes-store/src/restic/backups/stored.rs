@@ -195,9 +195,10 @@ impl StoredBackup {
         for found in Walk::new(&self.reading, self.snapshot.tree) {
             let looked = found.and_then(|found| {
                 let ids = found.node.content.unwrap_or_default();
-                let size = self.reading.content_bytes(&ids).map_err(|error| {
-                    Error::damaged(shown(&found.path), sentence(&error))
-                })?;
+                let size = self
+                    .reading
+                    .content_bytes(&ids)
+                    .map_err(|error| Error::damaged(shown(&found.path), sentence(&error)))?;
                 if found.node.node_type == rustic_core::repofile::NodeType::File
                     && size != found.node.meta.size
                 {

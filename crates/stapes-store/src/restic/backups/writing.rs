@@ -193,8 +193,7 @@ impl NewBackup {
             return Err(Error::refused(format!("an archive «{name}»"), why));
         }
         let parent = self.parent.as_ref().filter(|_| !rehash);
-        let before =
-            parent.map(|snapshot| Before { tree: snapshot.tree, begun: began(snapshot) });
+        let before = parent.map(|snapshot| Before { tree: snapshot.tree, begun: began(snapshot) });
         lock(&self.parts).open += 1;
         Ok(ArchiveWriter {
             backups: Arc::clone(&self.backups),
@@ -221,7 +220,11 @@ impl NewBackup {
             rehash: options.rehash,
             excludes: options.excludes.clone(),
             one_file_system: options.one_file_system,
-            exclude_if_present: options.exclude_if_present.iter().map(|name| tag_file(name)).collect(),
+            exclude_if_present: options
+                .exclude_if_present
+                .iter()
+                .map(|name| tag_file(name))
+                .collect(),
             ..BackupOptions::default()
         };
         how.parent = self.parent.as_ref().map(|snapshot| snapshot.tree);
