@@ -121,6 +121,8 @@ pub enum ErrorKind {
     Locked,
     /// There is no such repository.
     NoRepository,
+    /// The password does not open it.
+    WrongPassword,
     /// The user asked to stop.
     Interrupted,
     /// Everything else.
@@ -138,6 +140,7 @@ impl Error {
             Self::Repository { source, .. } => match source.kind() {
                 stapes_store::ErrorKind::NoRepository => ErrorKind::NoRepository,
                 stapes_store::ErrorKind::Locked => ErrorKind::Locked,
+                stapes_store::ErrorKind::WrongPassword => ErrorKind::WrongPassword,
                 stapes_store::ErrorKind::Cancelled => ErrorKind::Interrupted,
                 _ => ErrorKind::Other,
             },
@@ -159,7 +162,7 @@ impl Error {
             Self::Repository { source, .. }
                 if source.kind() == stapes_store::ErrorKind::NoRepository =>
             {
-                Some("`stapes init --target dir:PATH` makes one".to_owned())
+                Some("`stapes init --target dir:PATH` or `restic:LOCATION` makes one".to_owned())
             }
             Self::Locked { .. } => Some("wait for it to end; nothing was changed".to_owned()),
             _ => None,

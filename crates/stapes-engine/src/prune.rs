@@ -19,7 +19,7 @@ use stapes_core::event::{Event, ItemReport, RunReport, Step, Subject, Work};
 use stapes_core::outcome::Outcome;
 use stapes_core::retention::Policy;
 use stapes_core::units::{ByteSize, counted};
-use stapes_store::Repository;
+use stapes_store::{Lock, Repository};
 
 use crate::error::{Result, chain};
 use crate::listing::list;
@@ -98,7 +98,7 @@ struct Removal {
 pub async fn run(
     confirmed: &Prepared,
     request: &Request,
-    repository: Arc<Repository>,
+    (repository, lock): (Arc<Repository>, Arc<Lock>),
     machine: &str,
     locks: &Locks,
     context: &RunContext,
@@ -112,7 +112,7 @@ pub async fn run(
     sweep(&repository, machine, locks, context).await;
     let mut items = Vec::new();
     for removal in removals {
-        let report = thin(removal, &repository, context).await;
+        let report = thin(removal, &repository, &lock, context).await;
         context.events.emit(Event::ItemFinished(report.clone())).await;
         items.push(report);
     }
@@ -154,7 +154,12 @@ async fn sweep(repository: &Arc<Repository>, machine: &str, locks: &Locks, conte
 }
 
 /// One item. The oldest goes first, so that whatever ends the run leaves the newest.
-async fn thin(removal: Removal, repository: &Arc<Repository>, context: &RunContext) -> ItemReport {
+async fn thin(
+    removal: Removal,
+    repository: &Arc<Repository>,
+    lock: &Arc<Lock>,
+    context: &RunContext,
+) -> ItemReport {
     let Removal { item, go, kept } = removal;
     let mut report = ItemReport::new(Subject::Item(item.clone()));
     let (mut removed, mut bytes) = (0, 0_u64);
@@ -168,8 +173,9 @@ async fn thin(removal: Removal, repository: &Arc<Repository>, context: &RunConte
             continue;
         }
         let forgetting = async {
-            let (repository, item) = (repository.clone(), info.item.clone());
-            let gone = tokio::task::spawn_blocking(move || repository.remove(&item, version)).await;
+            let (repository, lock, item) = (repository.clone(), lock.clone(), info.item.clone());
+            let removing = move || repository.remove(&lock, &item, version);
+            let gone = tokio::task::spawn_blocking(removing).await;
             let gone = gone.map_err(|error| error.to_string())?;
             gone.map(|()| ((), None)).map_err(|error| chain(&error))
         };

@@ -173,7 +173,8 @@ async fn store(
         let stream = Box::pin(async_stream(&mut part, hash));
         let cancel = &shared.context.cancel;
         let stored =
-            pipe::store(stream, Sink::File(file), Compression::None, Edit::Bytes, cancel, |_| {}).await?;
+            pipe::store(stream, Sink::File(file), Compression::None, Edit::Bytes, cancel, |_| {})
+                .await?;
         files.push(stored.file);
     }
     let digest = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -32,7 +32,12 @@ pub(super) fn open(path: &Path, state_dir: &Path, purpose: Use) -> Result<Opened
 ///
 /// # Errors
 /// Those of [`open`].
-pub(super) fn open_or_init(path: &Path, state_dir: &Path, user: User, run: &RunId) -> Result<Opened> {
+pub(super) fn open_or_init(
+    path: &Path,
+    state_dir: &Path,
+    user: User,
+    run: &RunId,
+) -> Result<Opened> {
     let is_known = remembered(path, state_dir).exists();
     let opened = if is_known {
         open_filled(path).map(|repository| (repository, false))

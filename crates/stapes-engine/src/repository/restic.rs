@@ -15,11 +15,7 @@ use crate::error::{Error, Result};
 use crate::secret;
 
 /// Opens a repository that must be there.
-pub(super) async fn open(
-    place: &ResticPlace,
-    opener: &Opener<'_>,
-    purpose: Use,
-) -> Result<Opened> {
+pub(super) async fn open(place: &ResticPlace, opener: &Opener<'_>, purpose: Use) -> Result<Opened> {
     let (location, access) = reach(place, opener).await?;
     let password = password(place, opener).await?;
     let scratch = opener.state_dir.to_owned();

@@ -1,8 +1,9 @@
 //! Archives into restic repositories and back, with stock restic and GNU tar as judges.
 
 #[cfg(test)]
-mod hostile;
+mod backups;
 #[cfg(test)]
+mod hostile;
 mod lab;
 #[cfg(test)]
 mod laws;

@@ -77,6 +77,12 @@ impl Known {
         Ok(())
     }
 
+    /// Takes one out that was removed.
+    pub(super) fn forget(&mut self, id: &Id) {
+        self.files.remove(id);
+        self.ours.retain(|_, entry| *entry.snapshot.id != *id);
+    }
+
     /// All that can be read, in no order.
     pub(super) fn whole(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.files.values().flatten()

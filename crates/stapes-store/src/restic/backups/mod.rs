@@ -16,8 +16,6 @@
 mod known;
 mod names;
 mod stored;
-#[cfg(test)]
-mod tests;
 mod writing;
 
 use std::path::{Path, PathBuf};
@@ -72,8 +70,8 @@ pub struct Backups {
 struct State {
     /// Read when it is needed for the first time; what this process stores is added to it.
     index: Option<Loaded>,
-    /// One for all backups that are written, so that their memory is bounded together.
-    ingest: Option<Arc<Ingest>>,
+    /// One for all backups that are written at a time, so that their memory is bounded together.
+    ingest: Weak<Ingest>,
     /// What its holder may drop at any time.
     lock: Weak<Lock>,
 }
@@ -163,7 +161,9 @@ impl Backups {
     /// `NotFound` if there is none; if the lock is shared or lost; if the storage fails.
     pub fn forget(&self, lock: &Lock, item: &BackupItem, version: Version) -> Result<()> {
         let snapshot = self.find(item, version)?;
-        self.repository.forget(lock, &[snapshot.id])
+        self.repository.forget(lock, &[snapshot.id])?;
+        self.known().forget(&snapshot.id);
+        Ok(())
     }
 
     /// The name of a backup's snapshot file, as restic knows it.

@@ -146,8 +146,8 @@ impl Backups {
                 index
             }
         };
-        let ingest = match state.ingest.as_ref().filter(|ingest| ingest.is_sound()) {
-            Some(ingest) => Arc::clone(ingest),
+        let ingest = match state.ingest.upgrade().filter(|ingest| ingest.is_sound()) {
+            Some(ingest) => ingest,
             None => {
                 let options = IngestOptions {
                     lock: Some(Arc::clone(&lock)),
@@ -156,7 +156,7 @@ impl Backups {
                 };
                 let repository = Arc::clone(&self.repository);
                 let ingest = Arc::new(Ingest::new(repository, Arc::clone(&index), options)?);
-                state.ingest = Some(Arc::clone(&ingest));
+                state.ingest = Arc::downgrade(&ingest);
                 ingest
             }
         };
