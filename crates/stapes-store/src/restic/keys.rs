@@ -12,8 +12,10 @@ use rustic_core::repofile::{KeyFile, KeyId, MasterKey};
 use super::crypto::{self, Key};
 use super::host::{self, Host};
 use super::lock::Lock;
-use super::repository::{Repository, get_limited, hash, json, list_ids};
-use crate::error::{Error, Result, sentence};
+use super::repository::{
+    Judged, Repository, get_limited, hash, json, judged, list_ids, listed_only,
+};
+use crate::error::{Error, ErrorKind, Result, sentence};
 use crate::storage::Storage;
 
 /// What a guess at the password costs: 32 MiB of memory and a quarter of a second, as OWASP advises.
@@ -45,24 +47,27 @@ pub struct KeyInfo {
 pub struct Keys {
     /// Those that can be read. Whether they open is known of the one in use only.
     pub whole: Vec<KeyInfo>,
-    /// Those that cannot be read, and why.
+    /// Those that are damaged, and how.
     pub damaged: Vec<(Id, String)>,
 }
 
 impl Repository {
-    /// The key files, sorted by name.
+    /// The key files, sorted by name. One that is damaged hides no others.
     ///
     /// # Errors
-    /// If the folder cannot be listed.
+    /// If the storage fails, also at a single one: whether that is damaged is then not known.
     pub fn keys(&self) -> Result<Keys> {
         let mut keys = Keys::default();
+        let mut missing = Vec::new();
         for (id, size) in list_ids(&**self.storage(), "keys")? {
-            match read(&**self.storage(), &id, size) {
-                Ok((file, Name::Right)) => keys.whole.push(self.info(id, &file)),
-                Ok((_, Name::Wrong)) => keys.damaged.push((id, WRONG_NAME.to_owned())),
-                Err(error) => keys.damaged.push((id, sentence(&error))),
+            match judged(read(&**self.storage(), &id, size))? {
+                Judged::Whole((file, Name::Right)) => keys.whole.push(self.info(id, &file)),
+                Judged::Whole((_, Name::Wrong)) => keys.damaged.push((id, WRONG_NAME.to_owned())),
+                Judged::Damaged(why) => keys.damaged.push((id, why)),
+                Judged::Missing => missing.push(id),
             }
         }
+        keys.damaged.extend(listed_only(&**self.storage(), "keys", missing)?);
         Ok(keys)
     }
 
@@ -170,35 +175,50 @@ pub(super) fn store(storage: &dyn Storage, key: &Key, password: &[u8]) -> Result
 }
 
 /// The first key that opens with the password. Files that cannot be read hide no others.
+///
+/// # Errors
+/// `WrongPassword` if all keys that can be read were tried, at least one; `Damaged` if none can be read;
+/// if the storage fails at a key and no other one opens, as the password may be that one's.
 pub(super) fn find(storage: &dyn Storage, password: &[u8]) -> Result<(KeyId, Key)> {
-    let ids = list_ids(storage, "keys")?;
-    let repository = storage.label();
     let mut tried = 0;
-    let mut unreadable = Vec::new();
+    let mut unusable = Vec::new();
+    let mut failed = None;
+    let ids = list_ids(storage, "keys")?;
     for (id, size) in &ids {
-        // A file that is not what its name says is tried all the same: what it seals is authentic or
-        // does not open.
-        let opened = read(storage, id, *size)
-            .map_err(|error| sentence(&error))
-            .and_then(|(file, _)| derive(&file, password).map(|user| (file, user)));
-        match opened {
-            Ok((file, user)) => match master_key(&user, &file) {
+        match judged(read(storage, id, *size)) {
+            Ok(Judged::Whole((file, name))) => match open(&file, password) {
                 Ok(key) => return Ok((KeyId::from(*id), key)),
+                // What it seals may have been changed: then no password opens it.
+                Err(NoKey::OtherPassword) if matches!(name, Name::Wrong) => {
+                    unusable.push((id, WRONG_NAME.to_owned()));
+                }
                 Err(NoKey::OtherPassword) => tried += 1,
-                Err(NoKey::Damaged) => unreadable.push(format!("{}: no key in it", name(id))),
+                Err(NoKey::Damaged(why)) => unusable.push((id, why)),
             },
-            Err(why) => unreadable.push(format!("{}: {why}", name(id))),
+            Ok(Judged::Damaged(why)) => unusable.push((id, why)),
+            Ok(Judged::Missing) => unusable.push((id, "it is not there any more".to_owned())),
+            // A single file may be kept from us; a storage that is gone gives no other one either.
+            Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Denied) => {
+                failed.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
         }
+    }
+    if let Some(failed) = failed {
+        return Err(failed);
     }
     let mut why = match (ids.len(), tried) {
         (0, _) => "it has no key files".to_owned(),
-        (_, 0) => "no key file can be read".to_owned(),
+        (_, 0) => "no key file can be used".to_owned(),
         (_, 1) => "one key was tried".to_owned(),
         (_, tried) => format!("{tried} keys were tried"),
     };
-    if !unreadable.is_empty() {
-        why = format!("{why} ({})", unreadable.join("; "));
+    if !unusable.is_empty() {
+        let unusable: Vec<_> =
+            unusable.iter().map(|(id, why)| format!("{}: {why}", name(id))).collect();
+        why = format!("{why} ({})", unusable.join("; "));
     }
+    let repository = storage.label();
     if tried == 0 {
         return Err(Error::damaged(format!("the repository {repository}"), why));
     }
@@ -232,12 +252,19 @@ fn derive(file: &KeyFile, password: &[u8]) -> Result<Key, String> {
 
 enum NoKey {
     OtherPassword,
-    Damaged,
+    /// What is wrong with the file.
+    Damaged(String),
+}
+
+/// The master key in a key file.
+fn open(file: &KeyFile, password: &[u8]) -> Result<Key, NoKey> {
+    master_key(&derive(file, password).map_err(NoKey::Damaged)?, file)
 }
 
 fn master_key(user: &Key, file: &KeyFile) -> Result<Key, NoKey> {
     let mut data = file.data.clone();
+    let no_key = || NoKey::Damaged("there is no key in it".to_owned());
     let plain = user.open_slice(&mut data).map_err(|_not_authentic| NoKey::OtherPassword)?;
-    let master: MasterKey = serde_json::from_slice(plain).map_err(|_no_json| NoKey::Damaged)?;
-    Key::from_master(&master).ok_or(NoKey::Damaged)
+    let master: MasterKey = serde_json::from_slice(plain).map_err(|_no_json| no_key())?;
+    Key::from_master(&master).ok_or_else(no_key)
 }

@@ -3,36 +3,71 @@
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use crate::error::Result;
+
 /// So many are under way at once; each may hold a file in memory.
 const THREADS: usize = 4;
 
 /// The results of `work` for all items, in their order.
-pub(super) fn map<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+///
+/// # Errors
+/// The first failure, after which no item is begun any more: a storage that is gone fails at each, and
+/// takes its time for it.
+pub(super) fn map<T: Send, R: Send>(
+    items: Vec<T>,
+    work: impl Fn(T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
     let threads = THREADS.min(items.len());
-    let queue = Mutex::new(items.into_iter().enumerate());
-    let results = Mutex::new(Vec::new());
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let queue = Mutex::new(Some(items.into_iter().enumerate()));
+    let results = Mutex::new(Ok(Vec::new()));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.next();
+    let work = || {
+        while let Some((place, item)) = next() {
+            let result = work(item);
+            if result.is_err() {
+                *queue.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            match (&mut *results, result) {
+                (Ok(results), Ok(result)) => results.push((place, result)),
+                (Ok(_), Err(error)) => *results = Err(error),
+                (Err(_), _) => {}
+            }
+        }
+    };
     thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some((place, item)) = next() {
-                    let result = work(item);
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push((place, result));
-                }
-            });
+            scope.spawn(work);
         }
     });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner)?;
     results.sort_unstable_by_key(|(place, _)| *place);
-    results.into_iter().map(|(_, result)| result).collect()
+    Ok(results.into_iter().map(|(_, result)| result).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::error::Error;
+
     #[test]
     fn results_come_in_the_order_of_the_items() {
-        let doubled = super::map((0..1000).collect(), |number: u32| number * 2);
+        let doubled = map((0..1000).collect(), |number: u32| Ok(number * 2)).unwrap();
         assert_eq!(doubled, (0..1000).map(|number| number * 2).collect::<Vec<_>>());
-        assert!(super::map(Vec::new(), |number: u32| number).is_empty());
+        assert!(map(Vec::new(), |number: u32| Ok(number)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn after_a_failure_nothing_more_is_begun() {
+        let begun = AtomicUsize::new(0);
+        let failed = map((0..1000).collect(), |_: u32| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            Err::<(), _>(Error::refused("this", "it is a test"))
+        });
+        failed.unwrap_err();
+        let begun = begun.into_inner();
+        assert!((1..=THREADS).contains(&begun), "{begun} were begun");
     }
 }

@@ -17,7 +17,7 @@ use super::index::{Index, IndexBuilder};
 use super::keys;
 use super::parallel;
 use super::polynomial;
-use crate::error::{Error, Result, sentence};
+use crate::error::{Error, ErrorKind, Result, sentence};
 use crate::storage::Storage;
 
 /// A sealed file is read up to this size; restic's are below 8 MiB.
@@ -162,12 +162,11 @@ impl Repository {
     /// `Damaged` with the file's name if one cannot be read; if the storage fails.
     pub fn load_index(&self) -> Result<Index> {
         let builder = Mutex::new(IndexBuilder::default());
-        let loaded = parallel::map(self.list(FileKind::Index)?, |(id, size)| {
+        parallel::map(self.list(FileKind::Index)?, |(id, size)| {
             let file = self.load_index_file(&id.into(), size)?;
             builder.lock().unwrap_or_else(PoisonError::into_inner).add(&file.packs);
             Ok(())
-        });
-        loaded.into_iter().collect::<Result<()>>()?;
+        })?;
         Ok(builder.into_inner().unwrap_or_else(PoisonError::into_inner).build())
     }
 
@@ -185,17 +184,19 @@ impl Repository {
     /// If it lies in several packs and cannot be read from one, the next is tried.
     ///
     /// # Errors
-    /// `NotFound` if no index file names it; `Damaged` with the pack; if the storage fails.
+    /// `NotFound` if no index file names it; if the storage fails at any place of it; else `Damaged`
+    /// with the pack.
     pub fn read_blob(&self, index: &Index, kind: BlobType, id: &BlobId) -> Result<Vec<u8>> {
-        let what = format!("the {kind} blob {}", id.to_hex().as_str());
-        let mut result = Err(Error::NotFound { what });
+        let mut failed: Option<Error> = None;
         for location in index.all(kind, id) {
-            result = self.read_blob_at(kind, id, &location);
-            if result.is_ok() {
-                break;
+            match self.read_blob_at(kind, id, &location) {
+                Ok(content) => return Ok(content),
+                Err(error) if failed.is_none() || !is_damage(&error) => failed = Some(error),
+                Err(_) => {}
             }
         }
-        result
+        let what = || format!("the {kind} blob {}", id.to_hex().as_str());
+        Err(failed.unwrap_or_else(|| Error::NotFound { what: what() }))
     }
 
     pub(super) fn read_blob_at(
@@ -259,6 +260,51 @@ pub(super) fn list_ids(storage: &dyn Storage, folder: &str) -> Result<Vec<(Id, u
         .collect();
     ids.sort_unstable();
     Ok(ids)
+}
+
+/// Whether it says that what was to be read is not what it should be, or not there; every other
+/// failure is one of the storage and says nothing about what lies in it.
+pub(super) fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Damaged | ErrorKind::NotFound)
+}
+
+/// What is known of a file that was listed, after it was read.
+pub(super) enum Judged<T> {
+    Whole(T),
+    /// How it is damaged.
+    Damaged(String),
+    /// It is not there: removed since, or listed by mistake.
+    Missing,
+}
+
+/// # Errors
+/// If the storage fails.
+pub(super) fn judged<T>(read: Result<T>) -> Result<Judged<T>> {
+    match read {
+        Ok(whole) => Ok(Judged::Whole(whole)),
+        Err(Error::NotFound { .. }) => Ok(Judged::Missing),
+        Err(error) if is_damage(&error) => Ok(Judged::Damaged(sentence(&error))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Of files that were listed and not there when they were read, those that are listed still, and what
+/// is wrong with them. The others were removed meanwhile.
+///
+/// # Errors
+/// If the storage fails.
+pub(super) fn listed_only(
+    storage: &dyn Storage,
+    folder: &str,
+    missing: Vec<Id>,
+) -> Result<Vec<(Id, String)>> {
+    if missing.is_empty() {
+        return Ok(Vec::new());
+    }
+    let listed = list_ids(storage, folder)?;
+    let is_listed = |id: &Id| listed.iter().any(|(listed, _)| listed == id);
+    let why = "the storage lists it and says that it is not there";
+    Ok(missing.into_iter().filter(is_listed).map(|id| (id, why.to_owned())).collect())
 }
 
 /// Reads a file that is held in memory as a whole.

@@ -6,7 +6,7 @@ use rustic_core::repofile::{SnapshotFile, SnapshotId};
 use super::files::FileKind;
 use super::lock::Lock;
 use super::parallel;
-use super::repository::{Repository, json};
+use super::repository::{Judged, Repository, json, judged, listed_only};
 use crate::error::{Error, Result, sentence};
 
 /// The snapshots of a repository.
@@ -14,29 +14,33 @@ use crate::error::{Error, Result, sentence};
 pub struct Snapshots {
     /// Those that can be read, oldest first, each with its `id`.
     pub whole: Vec<SnapshotFile>,
-    /// Those that cannot be read, and why.
+    /// Those that are damaged, and how.
     pub damaged: Vec<(Id, String)>,
 }
 
 impl Repository {
-    /// Reads all snapshots. One that cannot be read hides no others.
+    /// Reads all snapshots. One that is damaged hides no others.
     ///
     /// # Errors
-    /// If the folder cannot be listed.
+    /// If the storage fails, also at a single one: whether that is damaged is then not known.
     pub fn snapshots(&self) -> Result<Snapshots> {
         let files = self.list(FileKind::Snapshot)?;
         let read = parallel::map(files, |(id, size)| {
-            self.load_sized(FileKind::Snapshot, &id, size)
-                .and_then(|content| self.parse_snapshot(&id, &content))
-                .map_err(|error| (id, sentence(&error)))
-        });
+            let read = self
+                .load_sized(FileKind::Snapshot, &id, size)
+                .and_then(|content| self.parse_snapshot(&id, &content));
+            judged(read).map(|judged| (id, judged))
+        })?;
         let mut snapshots = Snapshots::default();
-        for result in read {
-            match result {
-                Ok(snapshot) => snapshots.whole.push(snapshot),
-                Err(damaged) => snapshots.damaged.push(damaged),
+        let mut missing = Vec::new();
+        for (id, judged) in read {
+            match judged {
+                Judged::Whole(snapshot) => snapshots.whole.push(snapshot),
+                Judged::Damaged(why) => snapshots.damaged.push((id, why)),
+                Judged::Missing => missing.push(id),
             }
         }
+        snapshots.damaged.extend(listed_only(&**self.storage(), "snapshots", missing)?);
         snapshots.whole.sort_by(|one, other| one.time.cmp(&other.time).then(one.id.cmp(&other.id)));
         Ok(snapshots)
     }

@@ -185,9 +185,8 @@ impl Repository {
         }
         let chosen = choose(sound, read_data);
         let verdicts =
-            parallel::map(chosen, |(id, pack)| Ok((id, pack_check::check(self, &id, pack)?)));
-        for verdict in verdicts {
-            let (id, PackVerdict { flaws, blobs, is_cut, read_bytes }) = verdict?;
+            parallel::map(chosen, |(id, pack)| Ok((id, pack_check::check(self, &id, pack)?)))?;
+        for (id, PackVerdict { flaws, blobs, is_cut, read_bytes }) in verdicts {
             report.read_bytes += read_bytes;
             if is_cut {
                 broken.packs.insert(id, "it cannot be read to its end".to_owned());

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::super::files::{BlobRecord, Location, pack_name};
 use super::super::index::Index;
-use super::super::repository::Repository;
+use super::super::repository::{Repository, is_damage};
 use crate::error::{Error, Result, sentence};
 
 /// More troubles are only counted: one missing pack can hold a hundred thousand files.
@@ -210,17 +210,16 @@ impl TreeReader<'_> {
         let content = match self.index.get(BlobType::Tree, id) {
             Some(location) => match self.read_from_pack(id, &location) {
                 // Another pack may have it, too.
-                Err(_damaged) => self.repository.read_blob(self.index, BlobType::Tree, id),
-                Ok(content) => Ok(content),
+                Err(error) if is_damage(&error) => {
+                    self.repository.read_blob(self.index, BlobType::Tree, id)
+                }
+                read => read,
             },
             None => return Ok(Err("no index file names it".to_owned())),
         };
         match content {
             Ok(content) => Ok(serde_json::from_slice(&content).map_err(|error| sentence(&error))),
-            Err(error @ (Error::Damaged { .. } | Error::NotFound { .. })) => {
-                Ok(Err(sentence(&error)))
-            }
-            Err(error) if is_short(&error) => Ok(Err(sentence(&error))),
+            Err(error) if is_damage(&error) => Ok(Err(sentence(&error))),
             Err(error) => Err(error),
         }
     }
@@ -249,9 +248,4 @@ impl TreeReader<'_> {
             .to_vec();
         self.repository.open_blob(BlobType::Tree, id, location, &mut sealed)
     }
-}
-
-/// Whether a file ended too early, which is damage and no failure of the storage.
-pub(super) fn is_short(error: &Error) -> bool {
-    matches!(error, Error::Storage { source, .. } if source.cause() == crate::storage::Cause::Short)
 }

@@ -7,10 +7,9 @@ use rustic_core::repofile::{BlobType, PackId};
 use sha2::{Digest, Sha256};
 
 use super::super::files::{BlobRecord, Location, pack_name};
-use super::super::repository::Repository;
-use super::needed::is_short;
+use super::super::repository::{Repository, is_damage};
 use super::survey::Pack;
-use crate::error::{Error, Result, sentence};
+use crate::error::{Result, sentence};
 
 /// So much is read at once; a single blob may be longer.
 const RUN_BYTES: u64 = 8 << 20;
@@ -45,7 +44,7 @@ pub(super) fn check(repository: &Repository, id: &PackId, pack: &Pack) -> Result
                 hasher.update(&content);
                 Ok(Some(content))
             }
-            Err(error) if matches!(error, Error::NotFound { .. }) || is_short(&error) => {
+            Err(error) if is_damage(&error) => {
                 verdict.flaws.push(sentence(&error));
                 verdict.is_cut = true;
                 Ok(None)

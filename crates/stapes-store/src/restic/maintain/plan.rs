@@ -7,7 +7,7 @@ use rustic_core::BlobId;
 use rustic_core::repofile::{BlobType, IndexId, PackId};
 
 use super::super::files::{BlobRecord, PackRecord};
-use super::super::repository::Repository;
+use super::super::repository::{Repository, is_damage};
 use super::needed::{self, Needed, Trouble};
 use super::survey::{Pack, Survey};
 use crate::error::{Error, Result};
@@ -145,7 +145,7 @@ impl Repository {
             for place in places.filter(|place| is_whole(&place.pack)) {
                 match self.read_blob_at(kind, &id, &place) {
                     Ok(_) => good = true,
-                    Err(error @ (Error::Damaged { .. } | Error::NotFound { .. })) => {
+                    Err(error) if is_damage(&error) => {
                         rotten.insert((place.pack, id));
                         why = Some(error);
                     }

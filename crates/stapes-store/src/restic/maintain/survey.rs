@@ -9,7 +9,7 @@ use super::super::crypto::OVERHEAD_BYTES;
 use super::super::files::{BlobRecord, FileKind, IndexFile, PackRecord};
 use super::super::index::{Index, IndexBuilder};
 use super::super::parallel;
-use super::super::repository::{BLOB_LIMIT_BYTES, Repository, list_ids};
+use super::super::repository::{BLOB_LIMIT_BYTES, Repository, is_damage, list_ids};
 use crate::error::{Error, Result, sentence};
 
 /// Everything that is known without reading packs.
@@ -49,19 +49,19 @@ impl Survey {
         let mut builder = IndexBuilder::default();
         // Index files before packs: a pack that comes between is then unindexed, and not missing.
         let loaded = parallel::map(repository.list(FileKind::Index)?, |(id, size)| {
-            (id, load(repository, id, size))
-        });
-        for (id, loaded) in loaded {
+            match load(repository, id, size) {
+                Err(error) if is_damage(&error) => Ok(Err((id, sentence(&error)))),
+                loaded => loaded.map(Ok),
+            }
+        })?;
+        for loaded in loaded {
             match loaded {
                 Ok((info, packs)) => {
                     builder.add(&packs);
                     survey.index_files.push(info);
                     survey.add_packs(packs);
                 }
-                Err(error @ (Error::Damaged { .. } | Error::NotFound { .. })) => {
-                    survey.damaged_index_files.push((id, sentence(&error)));
-                }
-                Err(error) => return Err(error),
+                Err(damaged) => survey.damaged_index_files.push(damaged),
             }
         }
         survey.index = builder.build();

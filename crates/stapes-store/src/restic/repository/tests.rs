@@ -1,11 +1,13 @@
 //! Making, opening and damaging repositories in memory.
 
+use super::super::files::{BlobRecord, PackRecord};
+use super::super::lock::LockKind;
 use super::super::testing::MemoryStorage;
 use super::*;
 use crate::error::ErrorKind;
-use rustic_core::repofile::SnapshotFile;
-
-use super::super::lock::LockKind;
+use crate::storage::faulty::{Fault, Faulty, Verb};
+use crate::storage::{Cause, Entry};
+use rustic_core::repofile::{PackId, SnapshotFile};
 
 fn made() -> (Arc<MemoryStorage>, Arc<Repository>) {
     let storage = MemoryStorage::new();
@@ -209,4 +211,180 @@ fn snapshots_are_listed_by_time_and_one_damaged_hides_no_other() {
     let lock = repository.lock(LockKind::Exclusive).unwrap();
     repository.forget(&lock, &[ids[0], ids[2], ids[2]]).unwrap();
     assert_eq!(storage.names("snapshots/"), [FileKind::Snapshot.name(&ids[1])]);
+}
+
+/// A repository with a snapshot, over a storage that fails as told.
+fn faulty() -> (Arc<Faulty<MemoryStorage>>, Repository) {
+    let storage = Arc::new(Faulty::new(MemoryStorage::default()));
+    let repository = Repository::init(storage.clone(), b"secret").unwrap();
+    repository.save_snapshot(&SnapshotFile::default()).unwrap();
+    (storage, repository)
+}
+
+/// How storages fail, and what it is called then.
+const FAILURES: [(Cause, ErrorKind); 4] = [
+    (Cause::Other, ErrorKind::Io),
+    (Cause::Denied, ErrorKind::Denied),
+    (Cause::Gone, ErrorKind::Unreachable),
+    (Cause::Temporary, ErrorKind::Unreachable),
+];
+
+#[test]
+fn a_storage_that_fails_is_not_taken_for_damage_of_what_could_not_be_read() {
+    let (storage, repository) = faulty();
+    for (cause, kind) in FAILURES {
+        storage.fail(Verb::Get, Fault::Before(cause), 1);
+        assert_eq!(kind_of(repository.snapshots()), kind);
+        storage.fail(Verb::Get, Fault::Before(cause), 1);
+        assert_eq!(kind_of(repository.keys()), kind);
+    }
+    assert_eq!(repository.snapshots().unwrap().whole.len(), 1);
+    assert_eq!(repository.keys().unwrap().whole.len(), 1);
+}
+
+#[test]
+fn a_key_that_the_storage_does_not_give_is_no_wrong_password() {
+    let (storage, made) = faulty();
+    for (cause, kind) in FAILURES {
+        storage.fail(Verb::Get, Fault::Before(cause), 1);
+        assert_eq!(kind_of(Repository::open(storage.clone(), b"secret")), kind);
+    }
+    // Also if there is another key, that was tried: the password may be that of the first.
+    let other = made.add_key(b"other").unwrap();
+    let mut keys = [*made.key_id(), *other];
+    keys.sort();
+    let first: &[u8] = if keys[0] == *other { b"other" } else { b"secret" };
+    let second: &[u8] = if keys[0] == *other { b"secret" } else { b"other" };
+    for cause in [Cause::Other, Cause::Denied] {
+        storage.fail(Verb::Get, Fault::Before(cause), 1);
+        let kind = kind_of(Repository::open(storage.clone(), first));
+        assert!(matches!(kind, ErrorKind::Io | ErrorKind::Denied), "{kind:?}");
+        // The one that can be read opens all the same.
+        storage.fail(Verb::Get, Fault::Before(cause), 1);
+        Repository::open(storage.clone(), second).unwrap();
+    }
+    assert_eq!(kind_of(Repository::open(storage, b"neither")), ErrorKind::WrongPassword);
+}
+
+#[test]
+fn a_damaged_key_is_no_wrong_password_and_no_key_is_damage() {
+    let (storage, made) = made();
+    let name = format!("keys/{}", made.key_id().to_hex().as_str());
+    let whole = storage.get(&name).unwrap();
+    let text = String::from_utf8(whole.clone()).unwrap();
+    // A letter of what is sealed: the file is still one, and opens with no password.
+    let place = text.find("\"data\":\"").unwrap() + 30;
+    storage.damage(&name, |content| {
+        content[place] = if content[place] == b'A' { b'B' } else { b'A' };
+    });
+    let error = opened(&storage, b"secret").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert!(error.to_string().contains(&name), "{error}");
+
+    storage.remove(&name);
+    let error = opened(&storage, b"secret").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert!(error.to_string().contains("no key"), "{error}");
+}
+
+#[test]
+fn a_blob_that_one_place_has_damaged_and_another_does_not_give_is_no_damage() {
+    let (storage, repository) = faulty();
+    let mut sealed = b"content".to_vec();
+    repository.key().seal(&mut sealed);
+    let blob = BlobRecord {
+        id: hash(b"content").into(),
+        kind: BlobType::Data,
+        offset: 0,
+        length: u32::try_from(sealed.len()).unwrap(),
+        uncompressed_length: None,
+    };
+    let mut builder = IndexBuilder::default();
+    for number in [1, 2] {
+        let id = PackId::from(Id::new([number; 32]));
+        storage.put(&pack_name(&id), &[&sealed]).unwrap();
+        builder.add(&[PackRecord { id, blobs: vec![blob] }]);
+    }
+    let index = builder.build();
+    let read = || repository.read_blob(&index, BlobType::Data, &blob.id);
+    for faults in [
+        [Fault::Before(Cause::Other), Fault::Flip(20)],
+        [Fault::Flip(20), Fault::Before(Cause::Other)],
+    ] {
+        faults.into_iter().for_each(|fault| storage.fail(Verb::Get, fault, 1));
+        assert_eq!(kind_of(read()), ErrorKind::Io);
+    }
+    storage.fail(Verb::Get, Fault::Before(Cause::Other), 1);
+    assert_eq!(read().unwrap(), b"content");
+}
+
+/// A storage that lists one file more than it has.
+#[derive(Debug)]
+struct Forgetful {
+    inner: Arc<MemoryStorage>,
+    ghost: Mutex<Option<&'static str>>,
+    stays: bool,
+}
+
+impl Storage for Forgetful {
+    fn put(&self, name: &str, content: &[&[u8]]) -> Result<()> {
+        self.inner.put(name, content)
+    }
+
+    fn get(&self, name: &str) -> Result<Vec<u8>> {
+        self.inner.get(name)
+    }
+
+    fn get_range(&self, name: &str, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
+        self.inner.get_range(name, range)
+    }
+
+    fn stat(&self, name: &str) -> Result<Option<u64>> {
+        self.inner.stat(name)
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Entry>> {
+        let mut entries = self.inner.list(folder)?;
+        let mut ghost = self.ghost.lock().unwrap();
+        if *ghost == Some(folder) {
+            entries.push(Entry { name: "0".repeat(64), size: 100 });
+            if !self.stays {
+                *ghost = None;
+            }
+        }
+        Ok(entries)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        self.inner.delete(name)
+    }
+
+    fn label(&self) -> String {
+        self.inner.label()
+    }
+}
+
+#[test]
+fn what_was_removed_while_it_was_listed_is_gone_and_what_is_listed_only_is_damaged() {
+    for (folder, stays) in
+        [("snapshots", false), ("snapshots", true), ("keys", false), ("keys", true)]
+    {
+        let (inner, made) = made();
+        made.save_snapshot(&SnapshotFile::default()).unwrap();
+        let ghost = Mutex::new(None);
+        let storage = Arc::new(Forgetful { inner, ghost, stays });
+        let repository = Repository::open(storage.clone(), b"secret").unwrap();
+        *storage.ghost.lock().unwrap() = Some(folder);
+        let (whole, damaged) = match folder {
+            "keys" => {
+                let keys = repository.keys().unwrap();
+                (keys.whole.len(), keys.damaged.len())
+            }
+            _ => {
+                let snapshots = repository.snapshots().unwrap();
+                (snapshots.whole.len(), snapshots.damaged.len())
+            }
+        };
+        assert_eq!((whole, damaged), (1, usize::from(stays)), "{folder} {stays}");
+    }
 }
