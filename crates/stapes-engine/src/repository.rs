@@ -108,6 +108,11 @@ pub(crate) fn newest(
             projects: vec![id.project().clone()],
             names: vec![id.name().to_owned()],
         },
+        BackupItem::Service(name) => Filter {
+            kinds: vec![BackupKind::Service],
+            names: vec![name.to_string()],
+            ..Filter::default()
+        },
     };
     let backups = repository.list(&filter)?.backups.into_iter();
     Ok(backups.filter(|info| info.item == *item && info.is_sound()).max_by_key(|info| info.version))

@@ -8,10 +8,11 @@ use stapes_core::id::ProjectName;
 pub struct Filter {
     /// Of these kinds.
     pub kinds: Vec<BackupKind>,
-    /// Of these projects. Images and the configuration belong to none, and are not left out by it.
+    /// Of these projects. Images, services and the configuration belong to none, and are not left out
+    /// by it.
     pub projects: Vec<ProjectName>,
-    /// Of the instances and volumes that are called so, and the images with these fingerprints.
-    /// It does not leave out the configuration.
+    /// Of the instances, volumes and services that are called so, and the images with these
+    /// fingerprints. It does not leave out the configuration.
     pub names: Vec<String>,
 }
 
@@ -37,6 +38,7 @@ impl Filter {
             BackupItem::Config => return true,
             BackupItem::Image(fingerprint) => (None, fingerprint.as_str()),
             BackupItem::Item(item) => (Some(item.project()), item.name()),
+            BackupItem::Service(name) => (None, name.as_str()),
         };
         (self.names.is_empty() || self.names.iter().any(|wanted| wanted == name))
             && (self.projects.is_empty()

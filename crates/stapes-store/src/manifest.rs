@@ -80,7 +80,7 @@ impl Manifest {
         self.run = run.to_string();
         self.files = files;
         self.project = item.item().map(|item| item.project().to_string());
-        self.name = item.item().map(|item| item.name().to_owned());
+        self.name = item.name().map(str::to_owned);
         self.pool = match item {
             BackupItem::Item(ItemId::Volume { pool, .. }) => Some(pool.to_string()),
             _ => None,

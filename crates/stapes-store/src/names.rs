@@ -21,6 +21,7 @@ pub(crate) fn from_names(kind: BackupKind, names: &[&str]) -> Option<BackupItem>
             pool: pool.parse().ok()?,
             name: name.parse().ok()?,
         }),
+        (BackupKind::Service, [name]) => BackupItem::Service(name.parse().ok()?),
         _ => return None,
     })
 }
@@ -36,5 +37,6 @@ pub(crate) fn names(item: &BackupItem) -> Vec<&str> {
         BackupItem::Item(ItemId::Volume { project, pool, name }) => {
             vec![project.as_str(), pool.as_str(), name.as_str()]
         }
+        BackupItem::Service(name) => vec![name.as_str()],
     }
 }

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::names::{Catalog, Found, Holder, NameProblem, NameProblemKind, Wanted, find_images};
+use super::names::{
+    Catalog, Found, Holder, NameProblem, NameProblemKind, Wanted, find_images, find_services,
+};
 use super::select::Selection;
 use super::{BackupInfo, BackupItem, BackupKind, Version};
 use crate::item::{ItemId, ItemKind};
@@ -96,13 +98,20 @@ pub fn select_backed_up(
             BackupKind::Image => {
                 let images = items.iter().filter_map(|item| match item {
                     BackupItem::Image(image) => Some(image),
-                    BackupItem::Config | BackupItem::Item(_) => None,
+                    _ => None,
                 });
                 let found = find_images(&wanted.names, &images.collect(), Holder::Repository);
                 converted(found, BackupItem::Image)
             }
             BackupKind::Volume => find_items(&items, ItemKind::Volume, wanted),
             BackupKind::Instance => find_items(&items, ItemKind::Instance, wanted),
+            BackupKind::Service => {
+                let services = items.iter().filter_map(|item| match item {
+                    BackupItem::Service(service) => Some(service),
+                    _ => None,
+                });
+                converted(find_services(&wanted.names, &services.collect()), BackupItem::Service)
+            }
         });
     }
     selection

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::id::ServiceName;
 use crate::item::{ItemId, ItemKind};
 
 /// The kinds of backups, in the order in which they are restored.
@@ -16,11 +17,17 @@ pub enum BackupKind {
     Volume,
     /// A container or virtual machine.
     Instance,
+    /// A service: a directory, maybe with its container.
+    Service,
 }
 
 impl BackupKind {
     /// Every kind, in order.
-    pub const ALL: [Self; 4] = [Self::Config, Self::Image, Self::Volume, Self::Instance];
+    pub const ALL: [Self; 5] =
+        [Self::Config, Self::Image, Self::Volume, Self::Instance, Self::Service];
+
+    /// Those of what an Incus server has, in order.
+    pub const OF_SERVERS: [Self; 4] = [Self::Config, Self::Image, Self::Volume, Self::Instance];
 
     /// The word for one of them.
     pub fn as_str(self) -> &'static str {
@@ -29,6 +36,7 @@ impl BackupKind {
             Self::Image => "image",
             Self::Volume => "volume",
             Self::Instance => "instance",
+            Self::Service => "service",
         }
     }
 
@@ -39,6 +47,7 @@ impl BackupKind {
             Self::Image => "images",
             Self::Volume => "volumes",
             Self::Instance => "instances",
+            Self::Service => "services",
         }
     }
 }
@@ -49,7 +58,8 @@ impl fmt::Display for BackupKind {
     }
 }
 
-/// What a backup is of: an item of a server, one of its images, or its configuration as a whole.
+/// What a backup is of: an item of a server, one of its images, its configuration as a whole, or a
+/// service beside it.
 ///
 /// They sort in the order in which they are restored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +70,8 @@ pub enum BackupItem {
     Image(Fingerprint),
     /// An instance or a custom volume.
     Item(ItemId),
+    /// A service, which belongs to no project.
+    Service(ServiceName),
 }
 
 impl BackupItem {
@@ -72,6 +84,7 @@ impl BackupItem {
                 ItemKind::Volume => BackupKind::Volume,
                 ItemKind::Instance => BackupKind::Instance,
             },
+            Self::Service(_) => BackupKind::Service,
         }
     }
 
@@ -81,6 +94,16 @@ impl BackupItem {
             Self::Config => String::new(),
             Self::Image(fingerprint) => fingerprint.short().to_owned(),
             Self::Item(item) => item.path(),
+            Self::Service(name) => name.to_string(),
+        }
+    }
+
+    /// Its own name, without project and pool; none for an image and the configuration.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Item(item) => Some(item.name()),
+            Self::Service(name) => Some(name.as_str()),
+            Self::Config | Self::Image(_) => None,
         }
     }
 
@@ -88,7 +111,7 @@ impl BackupItem {
     pub fn item(&self) -> Option<&ItemId> {
         match self {
             Self::Item(item) => Some(item),
-            Self::Config | Self::Image(_) => None,
+            Self::Config | Self::Image(_) | Self::Service(_) => None,
         }
     }
 }
@@ -105,6 +128,7 @@ impl fmt::Display for BackupItem {
             Self::Config => f.write_str("server configuration"),
             Self::Image(fingerprint) => write!(f, "image {}", fingerprint.short()),
             Self::Item(item) => item.fmt(f),
+            Self::Service(name) => write!(f, "service {name}"),
         }
     }
 }
@@ -166,13 +190,25 @@ mod tests {
             name: "data".parse().unwrap(),
         });
         let image = BackupItem::Image(fingerprint);
-        let mut items = [instance, volume, image, BackupItem::Config];
+        let service = BackupItem::Service("aa gitea".parse().unwrap());
+        let mut items = [service, instance, volume, image, BackupItem::Config];
         items.sort();
         let texts: Vec<String> = items.iter().map(BackupItem::to_string).collect();
         assert_eq!(
             texts,
-            ["server configuration", "image abababababab", "volume tank/data", "instance lab:web"]
+            [
+                "server configuration",
+                "image abababababab",
+                "volume tank/data",
+                "instance lab:web",
+                "service aa gitea"
+            ]
         );
+        let paths: Vec<String> = items.iter().map(BackupItem::path).collect();
+        assert_eq!(paths, ["", "abababababab", "tank/data", "lab:web", "aa gitea"]);
+        let names: Vec<Option<&str>> = items.iter().map(BackupItem::name).collect();
+        assert_eq!(names, [None, None, Some("data"), Some("web"), Some("aa gitea")]);
+        assert_eq!(BackupKind::OF_SERVERS, BackupKind::ALL[..4]);
         assert_eq!(items.iter().map(BackupItem::kind).collect::<Vec<_>>(), BackupKind::ALL);
         assert!("abc".parse::<Fingerprint>().is_err());
         assert!("ä".repeat(32).parse::<Fingerprint>().is_err());

@@ -1,15 +1,16 @@
 //! Which items the names on a command line mean.
 //!
 //! A name is exact or a pattern, `NAME` for an instance and `POOL/NAME` for a volume, with
-//! `project:` before it where the projects of the command line are not what is meant. What belongs
-//! to what was asked for (volumes of an instance, versions of a backup) is decided elsewhere.
+//! `project:` before it where the projects of the command line are not what is meant; images
+//! and services are in no project. What belongs to what was asked for (volumes of an instance, versions
+//! of a backup) is decided elsewhere.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::Fingerprint;
 use crate::config::problem::suggest;
-use crate::id::{ProjectName, ServerName};
+use crate::id::{ProjectName, ServerName, ServiceName};
 use crate::item::{ItemId, ItemKind};
 use crate::select::{NamePattern, SelectError};
 
@@ -295,6 +296,35 @@ pub(super) fn find_images(
             }
         };
         found.problems.push(NameProblem { kind, label: format!("image {shown}"), cause });
+    }
+    found
+}
+
+/// Finds services of a repository by name or pattern.
+pub(super) fn find_services(
+    names: &[String],
+    among: &BTreeSet<&ServiceName>,
+) -> Found<ServiceName> {
+    let mut found = Found::default();
+    if names.is_empty() {
+        found.items.extend(among.iter().map(|service| (*service).clone()));
+    }
+    for text in names {
+        let shown = text.escape_debug();
+        match fitting(text, among.iter().copied(), ServiceName::to_string) {
+            Err(error) => found.problems.push(malformed(text, &error.to_string())),
+            Ok(Fit { taken, exact: false }) if taken.is_empty() => {
+                let what = format!("service that fits `{shown}`");
+                found.remarks.push(Holder::Repository.has_no(&what));
+            }
+            Ok(Fit { taken, .. }) if taken.is_empty() => {
+                let label = format!("service {shown}");
+                let known = suggest(text, among.iter().map(|service| service.as_str()));
+                let cause = Holder::Repository.has_no(&label) + &did_you_mean(known);
+                found.problems.push(NameProblem { kind: NameProblemKind::NotFound, label, cause });
+            }
+            Ok(Fit { taken, .. }) => found.items.extend(taken.into_iter().cloned()),
+        }
     }
     found
 }

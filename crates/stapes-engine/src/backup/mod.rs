@@ -268,6 +268,9 @@ async fn back_up(shared: &Shared<'_>, planned: &Planned) -> ItemReport {
             Some(reading) => data::back_up(shared, id, reading, &mut report).await,
             None => Err("it cannot be seen on the server".to_owned()),
         },
+        BackupItem::Service(_) => {
+            Err("a service is on no server that it could be read from".to_owned())
+        }
     };
     match stored {
         Ok(info) => {

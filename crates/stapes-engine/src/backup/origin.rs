@@ -21,10 +21,10 @@ pub(crate) fn manifest(shared: &Shared<'_>, item: &BackupItem, version: Version)
             Some(ItemId::Volume { pool, .. }) => Some(pool.to_string()),
             _ => None,
         },
-        name: id.map(|id| id.name().to_owned()),
+        name: item.name().map(str::to_owned),
         fingerprint: match item {
             BackupItem::Image(fingerprint) => Some(fingerprint.to_string()),
-            BackupItem::Config | BackupItem::Item(_) => None,
+            BackupItem::Config | BackupItem::Item(_) | BackupItem::Service(_) => None,
         },
         created_at: version.timestamp(),
         finished_at: shared.context.clock.now(),

@@ -19,6 +19,9 @@ use super::foreign;
 use crate::archive::{ArchiveInfo, ArchiveKind, inspect_file};
 use crate::error::chain;
 
+/// Why a service is not restored here.
+pub(crate) const NO_SERVICES: &str = "a service cannot be restored to an Incus server";
+
 /// What a backup of the repository holds.
 pub(crate) fn of_stored(info: BackupInfo, stored: &StoredBackup) -> Result<Restorable, String> {
     let manifest = stored.manifest();
@@ -38,6 +41,7 @@ pub(crate) fn of_stored(info: BackupInfo, stored: &StoredBackup) -> Result<Resto
         BackupKind::Instance => {
             (Content::Instance(instance_content(manifest)), manifest.snapshots.clone())
         }
+        BackupKind::Service => return Err(NO_SERVICES.to_owned()),
     };
     Ok(Restorable { info, content, snapshots })
 }

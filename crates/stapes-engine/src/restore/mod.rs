@@ -354,6 +354,7 @@ async fn restore(shared: &Shared<'_>, row: &RestoreRow) -> ItemReport {
             images::restore(shared, row, fingerprint, &mut report).await
         }
         BackupItem::Item(id) => Box::pin(item::restore(shared, row, id, &mut report)).await,
+        BackupItem::Service(_) => Err(content::NO_SERVICES.to_owned()),
     };
     if let Err(cause) = restored {
         report.set_back(Outcome::Failed, cause);

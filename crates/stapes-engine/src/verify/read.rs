@@ -103,7 +103,8 @@ fn unpack(stored: &StoredBackup, cancel: &CancellationToken) -> Vec<String> {
     match stored.item() {
         BackupItem::Config => documents(stored, cancel),
         BackupItem::Image(fingerprint) => image(stored, fingerprint, cancel),
-        BackupItem::Item(_) => archives(stored, cancel),
+        BackupItem::Item(_) => archives(stored, EXPORTS, cancel),
+        BackupItem::Service(_) => archives(stored, SERVICES, cancel),
     }
 }
 
@@ -137,17 +138,27 @@ fn named<'a>(stored: &'a StoredBackup, stems: &'a [&str]) -> impl Iterator<Item 
     names.filter(|name| stems.iter().any(|stem| name.starts_with(stem)))
 }
 
-fn archives(stored: &StoredBackup, cancel: &CancellationToken) -> Vec<String> {
-    const DISC: &str = "volume.iso";
+const DISC: &str = "volume.iso";
+/// What the archive of an instance or volume is called, up to how it is packed.
+const EXPORTS: &[&str] = &["export.tar", "volume.tar", DISC];
+/// What that of a service is called.
+const SERVICES: &[&str] = &["archive.tar"];
+
+/// The one archive that a backup with these names has.
+fn archives(stored: &StoredBackup, stems: &[&str], cancel: &CancellationToken) -> Vec<String> {
     let mut problems = Vec::new();
     let mut count = 0;
-    for name in named(stored, &["export.tar", "volume.tar", DISC]) {
+    for name in named(stored, stems) {
         count += 1;
         let read = open(stored, name, cancel).and_then(|file| {
             let inner = compress::decoder(file).map_err(|error| chain(&error))?;
             // A few bytes can unpack to any number of them.
             let mut content = Watched { inner, cancel: cancel.clone() };
-            if name.starts_with(DISC) { to_the_end(&mut content) } else { export(&mut content) }
+            match stored.item() {
+                _ if name.starts_with(DISC) => to_the_end(&mut content),
+                BackupItem::Service(_) => files(&mut content),
+                _ => export(&mut content),
+            }
         });
         problems.extend(read.err().map(|cause| format!("{name}: {cause}")));
     }
@@ -161,6 +172,11 @@ fn export(content: &mut dyn Read) -> Result<(), String> {
     let mut rules = ExportRules::new();
     tar::check(content, &mut |member| rules.member(member)).map_err(|error| chain(&error))?;
     rules.finish()
+}
+
+/// An archive of files without the order that an export has.
+fn files(content: &mut dyn Read) -> Result<(), String> {
+    tar::check(content, &mut |_| Ok(())).map(drop).map_err(|error| chain(&error))
 }
 
 fn to_the_end(content: &mut dyn Read) -> Result<(), String> {

@@ -38,7 +38,7 @@ pub(crate) fn verbatim_folder(item: &BackupItem) -> Option<PathBuf> {
 pub(crate) fn depth(kind: BackupKind) -> usize {
     match kind {
         BackupKind::Config => 0,
-        BackupKind::Image => 1,
+        BackupKind::Image | BackupKind::Service => 1,
         BackupKind::Instance => 2,
         BackupKind::Volume => 3,
     }
@@ -75,5 +75,27 @@ mod tests {
         assert_eq!(item_of(BackupKind::Instance, &["web".to_owned()]), None);
         assert_eq!(item_of(BackupKind::Instance, &["a%0Ab".to_owned(), "web".to_owned()]), None);
         assert_eq!(folder(&BackupItem::Config).unwrap(), PathBuf::from("config"));
+    }
+
+    #[test]
+    fn a_service_has_a_folder_of_its_own_and_no_project() {
+        let longest = "資".repeat(64);
+        for (name, component) in [
+            ("Mein Wiki-2", "Mein Wiki-2"),
+            (".config", "%2Econfig"),
+            ("aux", "%61ux"),
+            ("v1.", "v1%2E"),
+            (&longest, &longest),
+        ] {
+            let service = from_names(BackupKind::Service, &[name]).unwrap();
+            assert_eq!(names(&service), [name]);
+            assert_eq!(folder(&service).unwrap(), PathBuf::from("services").join(component));
+            assert_eq!(depth(BackupKind::Service), 1);
+            assert_eq!(item_of(BackupKind::Service, &[component.to_owned()]), Some(service));
+        }
+        assert_eq!(from_names(BackupKind::Service, &["default", "gitea"]), None);
+        for strange in ["%2E%2E", "a%2Fb", "a%3Ab", "-y", "--", "a "] {
+            assert_eq!(item_of(BackupKind::Service, &[strange.to_owned()]), None, "{strange}");
+        }
     }
 }

@@ -179,19 +179,28 @@ fn look(root: &Path) -> Result<Found> {
     if let Some(metadata) = read_metadata(root)? {
         return Ok(Found::Ours(metadata));
     }
-    let mut kinds = 0;
+    let other = |name: &OsStr| {
+        let name = name.to_string_lossy();
+        none(&format!("it holds other things, such as «{}»", name.escape_debug()))
+    };
+    let (mut theirs, mut services) = (false, None);
     for entry in fs::read_dir(root).map_err(Error::file("read the folder", root))? {
         let entry = entry.map_err(Error::file("read the folder", root))?;
         let name = entry.file_name();
-        let is_kind = BackupKind::ALL.iter().any(|kind| OsStr::new(kind.plural()) == name);
-        if is_kind && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            kinds += 1;
-        } else if !may_be_in_an_empty_one(&name) {
-            let name = name.to_string_lossy();
-            return Err(none(&format!("it holds other things, such as «{}»", name.escape_debug())));
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        match BackupKind::ALL.into_iter().find(|kind| OsStr::new(kind.plural()) == name) {
+            // Only we write it, and many others have a folder of that name.
+            Some(BackupKind::Service) if is_dir => services = Some(name),
+            Some(_) if is_dir => theirs = true,
+            _ if may_be_in_an_empty_one(&name) => {}
+            _ => return Err(other(&name)),
         }
     }
-    Ok(if kinds > 0 { Found::IncusBackup } else { Found::Empty })
+    match services {
+        _ if theirs => Ok(Found::IncusBackup),
+        Some(name) => Err(other(&name)),
+        None => Ok(Found::Empty),
+    }
 }
 
 /// What file systems, storage boxes and this program (if it died) leave in an empty directory.

@@ -75,6 +75,7 @@ fn foreign(item: &BackupItem, created_at: Timestamp, files: Vec<FileRecord>) -> 
                 .flatten();
             name = names.next();
         }
+        BackupItem::Service(_) => name = names.next(),
     }
     Manifest {
         schema: SCHEMA,

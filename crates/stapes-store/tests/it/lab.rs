@@ -44,6 +44,10 @@ pub(crate) fn volume(name: &str) -> BackupItem {
     })
 }
 
+pub(crate) fn service(name: &str) -> BackupItem {
+    BackupItem::Service(name.parse().unwrap())
+}
+
 pub(crate) fn image() -> BackupItem {
     BackupItem::Image("ab".repeat(32).parse().unwrap())
 }

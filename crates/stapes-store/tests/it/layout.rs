@@ -17,6 +17,7 @@ fn a_backup_looks_as_it_is_described_and_sha256sum_agrees() {
     lab::write(&repository, &lab::volume("a:b"), lab::version(), &[("volume.tar.zst", b"v")]);
     lab::write(&repository, &lab::image(), lab::version(), &[("image.tar.xz", b"i")]);
     lab::write(&repository, &BackupItem::Config, lab::version(), &[("projects.json", b"[]\n")]);
+    lab::write(&repository, &lab::service("a wiki"), lab::version(), &[("archive.tar.zst", b"a")]);
     let fingerprint = "ab".repeat(32);
     let file_paths: Vec<String> = lab::paths(repository.root())
         .into_iter()
@@ -36,6 +37,9 @@ fn a_backup_looks_as_it_is_described_and_sha256sum_agrees() {
             "instances/default/web/20261121T023000Z/export.tar.zst",
             "instances/default/web/20261121T023000Z/manifest.json",
             "metadata.json",
+            "services/a wiki/20261121T023000Z/archive.tar.zst",
+            "services/a wiki/20261121T023000Z/checksums.txt",
+            "services/a wiki/20261121T023000Z/manifest.json",
             "volumes/lab/tank/a%3Ab/20261121T023000Z/checksums.txt",
             "volumes/lab/tank/a%3Ab/20261121T023000Z/manifest.json",
             "volumes/lab/tank/a%3Ab/20261121T023000Z/volume.tar.zst",
@@ -71,6 +75,12 @@ fn what_was_written_is_read_again_and_sound() {
         ["lab", "tank", "data"]
     );
     assert_eq!(manifest.run, lab::run().as_str());
+    let wiki = lab::service("a wiki");
+    lab::write(&repository, &wiki, lab::version(), &[("archive.tar", b"a")]);
+    let backup_of_wiki = repository.backup(&wiki, lab::version()).unwrap();
+    let of_wiki = backup_of_wiki.manifest();
+    assert_eq!((of_wiki.kind.as_str(), of_wiki.name.as_deref()), ("service", Some("a wiki")));
+    assert_eq!([&of_wiki.project, &of_wiki.pool, &of_wiki.fingerprint], [&None; 3]);
     // The fraction of the second is kept.
     assert_eq!(manifest.created_at, lab::now());
     let mut read = Vec::new();

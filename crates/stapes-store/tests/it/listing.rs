@@ -19,7 +19,9 @@ fn titles(repository: &Repository, filter: &Filter) -> Vec<String> {
 #[test]
 fn items_come_as_they_are_restored_and_the_newest_backup_first() {
     let (_dir, repository) = lab::repository();
-    for item in [lab::instance("web"), lab::volume("data"), lab::image(), BackupItem::Config] {
+    let services = [lab::service("gitea"), lab::service("a wiki")];
+    let items = [lab::instance("web"), lab::volume("data"), lab::image(), BackupItem::Config];
+    for item in services.into_iter().chain(items) {
         for _ in 0..2 {
             lab::write(&repository, &item, lab::version(), &[("data", b"x")]);
         }
@@ -35,12 +37,16 @@ fn items_come_as_they_are_restored_and_the_newest_backup_first() {
             "volume lab:tank/data 20261121T023000Z",
             "instance web 20261121T023001Z",
             "instance web 20261121T023000Z",
+            "service a wiki 20261121T023001Z",
+            "service a wiki 20261121T023000Z",
+            "service gitea 20261121T023001Z",
+            "service gitea 20261121T023000Z",
         ]
     );
     let only = |filter: Filter| titles(&repository, &filter).len();
     let filter = Filter::default;
     assert_eq!(only(Filter { kinds: vec![BackupKind::Volume], ..filter() }), 2);
-    assert_eq!(only(Filter { projects: vec!["lab".parse().unwrap()], ..filter() }), 6);
+    assert_eq!(only(Filter { projects: vec!["lab".parse().unwrap()], ..filter() }), 10);
     assert_eq!(only(Filter { names: vec!["web".to_owned()], ..filter() }), 4);
     assert_eq!(
         only(Filter {
@@ -49,6 +55,15 @@ fn items_come_as_they_are_restored_and_the_newest_backup_first() {
             ..filter()
         }),
         0
+    );
+    let gitea = Filter {
+        kinds: vec![BackupKind::Service],
+        projects: vec!["lab".parse().unwrap()],
+        names: vec!["gitea".to_owned()],
+    };
+    assert_eq!(
+        titles(&repository, &gitea),
+        ["service gitea 20261121T023001Z", "service gitea 20261121T023000Z"]
     );
 }
 

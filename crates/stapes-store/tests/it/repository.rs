@@ -33,6 +33,20 @@ fn only_a_directory_that_is_ours_or_empty_is_opened() {
 }
 
 #[test]
+fn a_folder_that_is_called_services_makes_no_tree_of_incus_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("services")).unwrap();
+    let error = Repository::open_or_init(dir.path(), lab::now(), "x").unwrap_err();
+    assert!(error.to_string().ends_with("it holds other things, such as «services»"), "{error}");
+    // We put services beside what incus-backup has written.
+    fs::create_dir(dir.path().join("instances")).unwrap();
+    let repository = Repository::open(dir.path()).unwrap();
+    lab::write(&repository, &lab::service("gitea"), lab::version(), &[("archive.tar", b"x")]);
+    let again = Repository::open(dir.path()).unwrap();
+    assert_eq!(again.list(&Filter::default()).unwrap().backups.len(), 1);
+}
+
+#[test]
 fn an_empty_directory_becomes_a_repository_once() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("lost+found")).unwrap();

@@ -42,7 +42,7 @@ pub(crate) struct RestoreArgs {
 
 #[derive(Debug, Subcommand)]
 enum WhatArgs {
-    /// The configuration, then images, volumes and instances
+    /// The configuration, then images, volumes and instances; no services
     All,
     /// One instance
     Instance {
@@ -153,7 +153,7 @@ impl OptionArgs {
 impl RestoreArgs {
     fn request(&self) -> Result<Request, CommandError> {
         let (kinds, names): (&[BackupKind], &[String]) = match &self.what {
-            WhatArgs::All => (&BackupKind::ALL, &[]),
+            WhatArgs::All => (&BackupKind::OF_SERVERS, &[]),
             WhatArgs::Instance { name, .. } => {
                 (&[BackupKind::Instance], std::slice::from_ref(name))
             }

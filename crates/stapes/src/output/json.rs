@@ -92,6 +92,7 @@ pub(crate) fn backup_item_json(item: &BackupItem) -> Value {
             json!({ "kind": "image", "fingerprint": fingerprint.as_str() })
         }
         BackupItem::Item(item) => item_json(item),
+        BackupItem::Service(name) => json!({ "kind": "service", "name": name.as_str() }),
     }
 }
 

@@ -129,6 +129,7 @@ fn everything_comes_in_the_order_in_which_it_is_restored() {
         backup(volume("data").id(), "11"),
         backup(image, "10"),
         backup(BackupItem::Config, "10"),
+        service("gitea"),
     ];
     let choice = choose(&listing, &BackupKind::ALL, &Wanted::all(), Which::Newest);
     let kinds: Vec<BackupKind> = choice.chosen.iter().map(|c| c.info.item.kind()).collect();
@@ -137,4 +138,34 @@ fn everything_comes_in_the_order_in_which_it_is_restored() {
     assert_eq!(named.problems[0].kind, NameProblemKind::Malformed);
     let by_digits = choose(&listing, &[BackupKind::Image], &Wanted::names(["abab"]), Which::Newest);
     assert_eq!(by_digits.chosen.len(), 1);
+}
+
+fn service(name: &str) -> BackupInfo {
+    backup(BackupItem::Service(name.parse().unwrap()), "10")
+}
+
+#[test]
+fn services_are_chosen_by_name_and_pattern_whatever_the_project() {
+    let listing = [service("gitea"), service("gitlab"), service("Mein Wiki"), web("10")];
+    let take = |projects: Projects, names: &[&str]| {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        choose(&listing, &[BackupKind::Service], &Wanted { projects, names }, Which::Newest)
+    };
+    let paths = |choice: &Choice| -> Vec<String> {
+        choice.chosen.iter().map(|chosen| chosen.info.item.path()).collect()
+    };
+    let lab = || Projects::Named(vec!["lab".parse().unwrap()]);
+    assert_eq!(paths(&take(lab(), &[])), ["Mein Wiki", "gitea", "gitlab"]);
+    assert_eq!(paths(&take(lab(), &["git*", "gitea"])), ["gitea", "gitlab"]);
+    assert_eq!(paths(&take(Projects::All, &["Mein Wiki"])), ["Mein Wiki"]);
+    let none = take(Projects::All, &["x*"]);
+    assert_eq!(none.remarks, ["the repository has no backup of service that fits `x*`"]);
+    let wrong = take(Projects::All, &["gitee", "[", "web"]);
+    assert!(wrong.chosen.is_empty());
+    let told: Vec<(NameProblemKind, &str)> =
+        wrong.problems.iter().map(|problem| (problem.kind, problem.cause.as_str())).collect();
+    assert_eq!(told[0].0, NameProblemKind::NotFound);
+    assert_eq!(told[0].1, "the repository has no backup of service gitee; did you mean gitea?");
+    assert_eq!(told[1].0, NameProblemKind::Malformed);
+    assert_eq!(told[2].1, "the repository has no backup of service web");
 }

@@ -77,6 +77,7 @@ fn keys(kind: BackupKind) -> &'static [&'static str] {
         BackupKind::Image => &["fingerprint"],
         BackupKind::Instance => &["project", "name"],
         BackupKind::Volume => &["project", "pool", "name"],
+        BackupKind::Service => &["name"],
     }
 }
 
@@ -102,7 +103,7 @@ mod tests {
 
     #[test]
     fn tags_say_what_a_backup_is_of_and_others_do_no_harm() {
-        let names: [(BackupKind, &[&str]); 4] = [
+        let names: [(BackupKind, &[&str]); 5] = [
             (BackupKind::Config, &[]),
             (
                 BackupKind::Image,
@@ -110,6 +111,7 @@ mod tests {
             ),
             (BackupKind::Volume, &["default", "tank", "a:b c"]),
             (BackupKind::Instance, &["lab", "web"]),
+            (BackupKind::Service, &["a wiki"]),
         ];
         for (kind, names) in names {
             let item = names::from_names(kind, names).unwrap();
@@ -122,6 +124,8 @@ mod tests {
         assert_eq!(Named::of(&tagged(&["kind:instance".to_owned()])), Ok(None));
         let item = names::from_names(BackupKind::Volume, &["default", "tank", "data"]).unwrap();
         assert_eq!(path(&item), "/volumes/default/tank/data");
+        let item = names::from_names(BackupKind::Service, &["a wiki"]).unwrap();
+        assert_eq!(path(&item), "/services/a wiki");
     }
 
     #[test]
