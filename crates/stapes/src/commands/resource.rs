@@ -23,6 +23,8 @@ pub(crate) enum Resource {
     /// Backups of the server's configuration
     #[command(visible_alias = "database")]
     Config,
+    /// Backups of services by name, with `*` and `?`; no name means all of them
+    Services { names: Vec<String> },
 }
 
 impl Resource {
@@ -34,13 +36,17 @@ impl Resource {
             Self::Volumes { .. } => &[BackupKind::Volume],
             Self::Images { .. } => &[BackupKind::Image],
             Self::Config => &[BackupKind::Config],
+            Self::Services { .. } => &[BackupKind::Service],
         }
     }
 
     /// The names that were typed.
     pub(crate) fn names(&self) -> &[String] {
         match self {
-            Self::Instances { names } | Self::Volumes { names } | Self::Images { names } => names,
+            Self::Instances { names }
+            | Self::Volumes { names }
+            | Self::Images { names }
+            | Self::Services { names } => names,
             Self::All | Self::Config => &[],
         }
     }

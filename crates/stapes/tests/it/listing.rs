@@ -8,7 +8,7 @@ use stapes_core::backup::BackupItem;
 
 use crate::lab::{binary, run, texts};
 use crate::rig::assert_says;
-use crate::shelf::{Shelf, at, flip, image, instance, tree, volume};
+use crate::shelf::{Shelf, at, flip, image, instance, service, tree, volume};
 
 /// A second far enough ahead that the age of a backup is always the same.
 const FUTURE: i64 = 172 * 365 * 86_400;
@@ -40,6 +40,7 @@ fn backups_are_listed_by_item_and_the_newest_first() {
     shelf.verified(&sound, at(3_600), &[]);
     let cut = shelf.store(&image(b"x"), FUTURE, &[("image.tar", b"x")]);
     fs::write(shelf.folder(&cut).join("image.tar"), "").unwrap();
+    shelf.store(&service("a wiki"), FUTURE, &[("archive.tar.zst", b"x")]);
 
     let ran = shelf.stapes(&["list", "all"]).complete();
     assert_eq!(ran.stderr, "");
@@ -51,11 +52,12 @@ fn backups_are_listed_by_item_and_the_newest_first() {
     instance db           21980920T023000Z  in the future  953 B    incomplete  -
     instance web          21980920T023100Z  in the future  921 B    complete    -
     instance web          21980920T023000Z  in the future  3.8 KiB  complete    -
+    service a wiki        21980920T023000Z  in the future  901 B    complete    -
 
     damaged: image 2d711642b726 21980920T023000Z: its file image.tar has 0 bytes instead of 1
     damaged: volume lab:tank/data 21980920T023000Z: volume.tar.zst has changed
     incomplete: instance db 21980920T023000Z: its profile \u{1b}[1m
-    6 backups of 5 items, 8.2 KiB, 1 incomplete, 2 damaged
+    7 backups of 6 items, 9.0 KiB, 1 incomplete, 2 damaged
     ");
 }
 
@@ -66,8 +68,10 @@ fn a_listing_for_programs_has_the_documented_shape_as_json_and_as_yaml() {
         shelf.store_as(&instance("web"), 0, &[("export.tar.zst", b"x")], &["its: profile", "1e3"]);
     shelf.verified(&web, at(60), &["no: yes", "- 0x10"]);
     shelf.store(&volume("data"), 1, &[("volume.tar.zst", b"x")]);
+    shelf.store(&service("a wiki"), 1, &[("archive.tar.zst", b"x")]);
     let ran = shelf.stapes(&["list", "all", "--output", "json"]).complete();
     let list = ran.json();
+    assert_eq!(list["backups"][2]["item"], json!({ "kind": "service", "name": "a wiki" }));
     assert_eq!(list["repository"], shelf.target());
     let mut backup = list["backups"][1].clone();
     assert!(backup["age_seconds"].is_i64());
@@ -114,6 +118,9 @@ fn names_kinds_and_projects_choose_what_is_listed() {
     }
     shelf.store(&volume("data"), 0, &[("volume.tar.zst", b"x")]);
     shelf.store(&image(b"x"), 0, &[("image.tar", b"x")]);
+    for name in ["gitea", "a wiki"] {
+        shelf.store(&service(name), 0, &[("archive.tar.zst", b"x")]);
+    }
     let listed = |arguments: &[&str]| {
         let arguments = [&["list"], arguments, &["--output", "json"]].concat();
         let list = shelf.stapes(&arguments).complete().json();
@@ -124,7 +131,9 @@ fn names_kinds_and_projects_choose_what_is_listed() {
     assert_eq!(listed(&["instances", "none*"]), [""; 0]);
     assert_eq!(listed(&["volumes", "tank/data"]), ["volume data"]);
     assert_eq!(listed(&["volumes", "--project", "lab"]), ["volume data"]);
-    assert_eq!(listed(&["all", "--project", "all"]).len(), 5);
+    assert_eq!(listed(&["all", "--project", "all"]).len(), 7);
+    assert_eq!(listed(&["services"]), ["service a wiki", "service gitea"]);
+    assert_eq!(listed(&["services", "a*", "--project", "lab"]), ["service a wiki"]);
     assert_eq!(listed(&["images", "2d"]).len(), 1);
     assert_eq!(listed(&["config"]), [""; 0]);
     assert_eq!(listed(&["database"]), [""; 0]);
@@ -132,6 +141,8 @@ fn names_kinds_and_projects_choose_what_is_listed() {
     let ran = shelf.stapes(&["list", "instances", "wbe", "db"]).expect_code(1);
     assert!(ran.stdout.contains("instance db"), "{}", ran.stdout);
     assert_says(&ran.stderr, &["the repository has no backup of instance wbe", "did you mean"]);
+    let ran = shelf.stapes(&["list", "services", "gitee"]).expect_code(1);
+    assert_says(&ran.stderr, &["no backup of service gitee; did you mean gitea?"]);
     let ran = shelf.stapes(&["list", "volumes", "data"]).expect_code(2);
     assert_says(&ran.stderr, &["write a volume as POOL/NAME", "lab:tank/data"]);
     let ran = shelf.stapes(&["list", "volumes", "--project", "nolab"]).expect_code(1);
@@ -250,6 +261,7 @@ fn the_help_of_the_commands_shows_examples() {
       volumes    Backups of custom volumes by POOL/NAME, with `*` and `?`; no name means all of them
       images     Backups of images by the beginning of their fingerprint; none means all of them
       config     Backups of the server's configuration [alias: database]
+      services   Backups of services by name, with `*` and `?`; no name means all of them
 
     Options:
           --keep <N>

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Ran, run, texts};
 use crate::rig::{Background, assert_says, on_terminal};
-use crate::shelf::{Shelf, instance, tree, volume};
+use crate::shelf::{Shelf, instance, service, tree, volume};
 
 const DAY: i64 = 86_400;
 
@@ -107,6 +107,24 @@ fn only_what_is_named_is_thinned() {
     assert_eq!(days(&shelf), ["05"]);
     let ran = prune(&shelf, &["instances", "wbe", "--keep", "1", "-y"]).expect_code(1);
     assert_says(&ran.stderr, &["no backup of instance wbe", "nothing was changed"]);
+    for (name, day) in [("gitea", 0), ("gitea", 1), ("a wiki", 0), ("a wiki", 1)] {
+        shelf.store(&service(name), day * DAY, &[("archive.tar.zst", b"x")]);
+    }
+    prune(&shelf, &["services", "a wiki", "--keep", "1", "-y"]).complete();
+    let left: Vec<String> = shelf
+        .listed()
+        .iter()
+        .filter(|backup| backup["item"]["kind"] == "service")
+        .map(|backup| format!("{} {}", backup["item"]["name"], backup["version"]))
+        .collect();
+    assert_eq!(
+        left,
+        [
+            r#""a wiki" "20261102T023000Z""#,
+            r#""gitea" "20261102T023000Z""#,
+            r#""gitea" "20261101T023000Z""#
+        ]
+    );
     prune(&shelf, &["volumes", "data", "--keep", "1", "-y"]).expect_code(2);
 }
 

@@ -140,6 +140,11 @@ pub(crate) fn volume(name: &str) -> BackupItem {
     })
 }
 
+/// A service.
+pub(crate) fn service(name: &str) -> BackupItem {
+    BackupItem::Service(name.parse().unwrap())
+}
+
 /// The image that has this content.
 pub(crate) fn image(content: &[u8]) -> BackupItem {
     let sum: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -11,7 +11,7 @@ use stapes_core::backup::{BackupInfo, BackupItem};
 
 use crate::lab::{Ran, run, texts};
 use crate::rig::{Background, assert_says};
-use crate::shelf::{Shelf, at, export, flip, image, instance, packed, tar, tree, volume};
+use crate::shelf::{Shelf, at, export, flip, image, instance, packed, service, tar, tree, volume};
 
 fn verify(shelf: &Shelf, arguments: &[&str]) -> Ran {
     shelf.stapes(&[&["verify", "--output", "json"], arguments].concat())
@@ -37,6 +37,11 @@ fn causes(ran: &Ran) -> String {
 /// The name of an instance, what is done to the folder of its backup, and what is said of that.
 type Damage = (&'static str, fn(&Path), &'static str);
 
+/// The archive of a service.
+fn directory() -> Vec<u8> {
+    packed(&tar(&[("data/", b""), ("data/app.db", &[7; 5_000])]))
+}
+
 /// One sound backup of each kind.
 fn one_of_each(shelf: &Shelf) -> Vec<BackupInfo> {
     let two_parts = [&b"metadata"[..], b"rootfs"].concat();
@@ -50,6 +55,7 @@ fn one_of_each(shelf: &Shelf) -> Vec<BackupInfo> {
         shelf.store(&volume("data"), 0, &[("volume.tar.zst", &export("volume"))]),
         shelf.store(&volume("disc"), 0, &[("volume.iso.zst", &packed(&[0; 70_000]))]),
         shelf.instance("web", 0),
+        shelf.store(&service("gitea"), 0, &[("archive.tar.zst", &directory())]),
     ]
 }
 
@@ -195,6 +201,25 @@ fn archives_are_read_to_their_end_and_not_only_summed() {
         &told,
         &["image.json is no list of records", "projects.json: entry 0: it has no «name»"],
     );
+}
+
+#[test]
+fn the_archive_of_a_service_is_read_to_its_end_and_nothing_else_is_taken_for_one() {
+    let shelf = Shelf::new();
+    let whole = tar(&[("data/app.db", &[7; 5_000])]);
+    shelf.store(&service("sound"), 0, &[("archive.tar.zst", &packed(&whole))]);
+    for (name, file, content, cause) in [
+        ("cut", "archive.tar.zst", packed(&whole[..3_000]), "inside the content of a member"),
+        ("text", "archive.tar", b"no archive at all".to_vec(), "the archive is damaged"),
+        ("other", "export.tar.zst", export("container"), "it has 0 archives instead of one"),
+    ] {
+        shelf.store(&service(name), 0, &[(file, &content)]);
+        let ran = verify(&shelf, &["services", name]).expect_code(3);
+        assert_says(&causes(&ran), &[cause]);
+    }
+    let ran = verify(&shelf, &["services"]).expect_code(3);
+    assert_eq!((versions(&ran, "sound").len(), versions(&ran, "damaged").len()), (1, 3));
+    assert_eq!(ran.item("service", "sound")["result"], "sound");
 }
 
 #[test]
