@@ -6,6 +6,7 @@
 #   setup.sh --check     only say what is missing; exit 1 if anything is
 #   setup.sh --lint      also install what `make lint` uses
 #   setup.sh --picture   also install what `make picture` uses
+#   setup.sh --bench     also install what `make bench-repo` measures beside us, and with
 #   setup.sh --incus7 [DIR]   also make a Debian 13 tree with Incus 7.0 LTS, to test against it
 #
 # Leaves no apt source and no package list behind: Debian 12 has Incus only in its backports, whose
@@ -41,6 +42,7 @@ WANTED=(
 )
 LINT_WANTED=(shellcheck:shellcheck)
 PICTURE_WANTED=(python3:python3)
+BENCH_WANTED=(python3:python3 borgbackup:borg age:age zstd:zstd tar:tar)
 TREE_PACKAGES=(
   incus-base incus-client btrfs-progs lxcfs uidmap nftables dnsmasq-base iproute2
   e2fsprogs qemu-utils rsync squashfs-tools zstd
@@ -224,6 +226,7 @@ main() {
       --check) check=yes ;;
       --lint) WANTED+=("${LINT_WANTED[@]}") ;;
       --picture) WANTED+=("${PICTURE_WANTED[@]}") ;;
+      --bench) WANTED+=("${BENCH_WANTED[@]}") ;;
       --incus7)
         incus7=yes
         if [[ ${2:-} == /* ]]; then
@@ -231,7 +234,7 @@ main() {
           shift
         fi
         ;;
-      *) die "unknown option $1 (known: --check, --lint, --picture, --incus7 [DIR])" ;;
+      *) die "unknown option $1 (known: --check, --lint, --picture, --bench, --incus7 [DIR])" ;;
     esac
     shift
   done
