@@ -16,7 +16,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 UNITS = $(addprefix contrib/systemd/,stapes-replicate@.service stapes-replicate@.timer stapes-backup@.service stapes-backup@.timer)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run lint unit laws test test-incus7 cover demo picture bench-replicate bench-backup install clean-lab
+.PHONY: help setup build run lint unit laws test test-incus7 cover demo picture bench-replicate bench-backup bench-repo install clean-lab
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ bench-replicate: ## one item at a time against the default, and what it costs
 
 bench-backup: ## backup and restore side by side with incus export and import; INCUS7=1 for Incus 7.0
 	scripts/bench-backup.sh
+
+bench-repo: ## restic repositories side by side with restic, borg, tar and cp; an unchanged container
+	scripts/bench/repo.sh && scripts/bench/repo-instance.sh
 
 install: ## install program and systemd units below DESTDIR, PREFIX and UNITDIR
 	@test -x $(TARGET_DIR)/release/stapes || { echo 'run `make build` first' >&2; exit 1; }
