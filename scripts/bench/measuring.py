@@ -4,6 +4,7 @@ What a command needs includes the processes that it starts and waits for. It doe
 run or what the figures mean: see repo.py.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -52,7 +53,7 @@ def measure(command, environment, directory, written, log):
                 raise Failed(f"exit code {code} of: {command}\n{said.read().decode(errors='replace')}")
     finally:
         os.close(target)
-    # The kernel begins to count at the peak of the process that starts another: ours, about 20 MB.
+    # The kernel begins to count at the peak of the process that starts another: ours, about 25 MB.
     return Sample(synced - began, synced - ended, needed.ru_utime + needed.ru_stime, busy, needed.ru_maxrss * 1024)
 
 
@@ -71,13 +72,17 @@ def run(words, environment, directory, said):
 
 
 def stop(child):
-    """Politely first: what is cut off may have locks to remove."""
-    os.killpg(child.pid, signal.SIGTERM)
-    try:
-        child.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    """Ends a command with all its processes; politely first, for they may have locks to remove."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+            until = time.monotonic() + GRACE_SECONDS
+            while time.monotonic() < until:
+                child.poll()
+                os.killpg(child.pid, 0)
+                time.sleep(0.02)
+            continue
+        return
 
 
 def machine_busy():

@@ -69,7 +69,7 @@ def workplace():
             os.mkdir(os.path.join(root, name))
         mount = os.path.join(root, "mnt")
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=0700", "stapes-repo", mount], check=True)
-        stack.callback(subprocess.run, ["umount", mount], check=True)
+        stack.callback(subprocess.run, ["umount", "--lazy", mount], check=True)
         stack.callback(heed_no_signals)
         yield Bench(root)
 

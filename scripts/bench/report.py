@@ -9,7 +9,7 @@ from measuring import ratios, spread
 
 # A table's figures are against those of these tools.
 BASES = {FIRST: ["restic"], AGAIN: ["restic"], DISK: ["restic", "cp"], MEMORY: ["restic", "cp"]}
-# Largest ratio of our time that we want: the other tool's name is given.
+# The largest ratios that we want of our time, and to whose.
 LIMITS = [(FIRST, "restic", 0.5), (AGAIN, "restic", 0.5), (DISK, "cp", 1.1), (MEMORY, "restic", 0.6)]
 MEMORY_LIMIT_BYTES = 300 * 10**6
 OURS = "stapes"
@@ -48,7 +48,8 @@ def table(results, operation):
             cells.append(f"{statistics.median(values):.2f} s")
         cells.append(f"{max(run.peak_bytes for run in runs) / 1e6:.0f} MB")
         if operation in results.stored:
-            cells.append(f"{statistics.median(results.stored[operation][name]) / 1e6:.1f} MB")
+            stored = statistics.median(results.stored[operation][name])
+            cells.append(f"{stored / 1e6:.1f} MB" if operation == FIRST else f"{stored / 1e3:.1f} kB")
         lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 

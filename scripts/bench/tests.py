@@ -198,10 +198,18 @@ class TheWhole(InADirectory):
             self.assertEqual(os.listdir(self.directory), ["slow"])
 
     def slow_program(self):
-        path = self.path("slow")
+        """A backup that takes for ever, with a second process that needs a while to end."""
+        path, begun = self.path("slow"), self.path("begun")
         with open(path, "w") as file:
-            begun = self.path("begun")
-            file.write(f"#!/bin/sh\nif [ $1 = backup ]; then echo $$ >{begun}.new; mv {begun}.new {begun}; exec sleep 600; fi\n")
+            file.write(f"""#!/bin/bash
+                if [[ $1 != backup ]]; then exit; fi
+                (
+                  trap 'sleep 0.5; exit' TERM
+                  echo $BASHPID >{begun}.new && mv {begun}.new {begun}
+                  while :; do sleep 0.1; done
+                ) &
+                exec sleep 600
+            """)
         os.chmod(path, 0o755)
         return path
 
