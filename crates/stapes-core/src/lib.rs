@@ -15,6 +15,7 @@ pub mod import;
 pub mod inventory;
 pub mod item;
 pub mod outcome;
+pub mod place;
 pub mod replicate;
 pub mod restore;
 pub mod retention;

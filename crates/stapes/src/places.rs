@@ -7,10 +7,15 @@ use clap::Args;
 use incus_client::Client;
 use stapes_core::backup::{Projects, Wanted};
 use stapes_core::config::problem::suggest;
-use stapes_core::config::{IncusServer, RepositoryConfig, RepositoryUrl, ServerUrl};
+use stapes_core::config::{
+    IncusServer, RepositoryConfig, RepositoryUrl, ServerUrl, with_environment,
+};
 use stapes_core::id::{ProjectName, RepositoryName, ServerName};
+use stapes_core::place::{Place, ResticPlace};
+use stapes_core::retention::Policy;
 use stapes_engine::connect::connect;
 
+use crate::password::{self, PasswordArgs, Purpose};
 use crate::report_error::CommandError;
 use crate::settings::{LoadedConfig, Settings};
 
@@ -22,12 +27,20 @@ pub(crate) struct PlaceArgs {
     /// [default: the socket of this machine, honouring INCUS_SOCKET and INCUS_DIR]
     #[arg(long, global = true, value_name = "NAME|URL", env = "STAPES_INCUS")]
     incus: Option<String>,
-    /// The repository: a name of the configuration, or dir:/path
-    #[arg(long, global = true, value_name = "URI|NAME", env = "STAPES_TARGET")]
+    /// The repository: a name of the configuration, dir:/path, or restic:LOCATION as restic spells it
+    #[arg(
+        long,
+        global = true,
+        value_name = "URI|NAME",
+        env = "STAPES_TARGET",
+        hide_env_values = true
+    )]
     target: Option<String>,
-    /// The format of a --target that is a bare path
-    #[arg(long, global = true, value_name = "NAME", value_parser = ["dir", "directory"])]
+    /// The format of a --target that is a bare path or location
+    #[arg(long, global = true, value_name = "NAME", value_parser = ["dir", "directory", "restic"])]
     backend: Option<String>,
+    #[command(flatten)]
+    password: PasswordArgs,
     /// Only this project; can be repeated, `all` is every project [default: all]
     #[arg(long = "project", global = true, value_name = "NAME")]
     projects: Vec<String>,
@@ -42,16 +55,26 @@ pub(crate) struct ServerPlace {
 /// A repository, not yet opened.
 #[derive(Clone, Debug)]
 pub(crate) struct RepositoryPlace {
-    /// As people name it.
+    /// As people name it; without secrets.
     pub(crate) label: String,
-    pub(crate) config: RepositoryConfig,
+    /// What `stapes prune` keeps there unless it is told otherwise.
+    pub(crate) keep: Option<Policy>,
+    /// Where it is and what opens it.
+    pub(crate) place: Place,
 }
 
 impl RepositoryPlace {
     /// Its directory.
-    pub(crate) fn dir(&self) -> &Path {
-        let RepositoryUrl::Dir(path) = &self.config.url;
-        path
+    pub(crate) fn dir(&self) -> Result<&Path, CommandError> {
+        match &self.place {
+            Place::Dir(path) => Ok(path),
+            Place::Restic(_) => Err(CommandError::usage(format!(
+                "--target: {} is a restic repository, and this version keeps backups in \
+                 directories only",
+                self.label
+            ))
+            .with_help("write dir:/path; nothing was changed")),
+        }
     }
 }
 
@@ -125,21 +148,65 @@ impl PlaceArgs {
         server.ok()
     }
 
-    /// The repository.
+    /// The repository, with its password asked for if nothing else gives it.
     pub(crate) fn repository(
         &self,
+        settings: &Settings,
         loaded: Option<&LoadedConfig>,
     ) -> Result<RepositoryPlace, CommandError> {
+        self.repository_to(Purpose::Open, settings, loaded)
+    }
+
+    /// The same for a repository that is to be made.
+    pub(crate) fn new_repository(
+        &self,
+        settings: &Settings,
+        loaded: Option<&LoadedConfig>,
+    ) -> Result<RepositoryPlace, CommandError> {
+        self.repository_to(Purpose::Make, settings, loaded)
+    }
+
+    fn repository_to(
+        &self,
+        purpose: Purpose,
+        settings: &Settings,
+        loaded: Option<&LoadedConfig>,
+    ) -> Result<RepositoryPlace, CommandError> {
+        let (label, config) = self.named_repository(loaded)?;
+        let place = match &config.url {
+            RepositoryUrl::Dir(path) => {
+                self.password.refuse(&label)?;
+                Place::Dir(path.clone())
+            }
+            RepositoryUrl::Restic(location) => {
+                let configured = config.password.as_ref();
+                let password = self.password.choose(configured, &label, purpose, settings)?;
+                let is_set = |name: &str| settings.variable(name).is_some();
+                let variables = with_environment(&config.variables, is_set);
+                let place = ResticPlace { location: location.clone(), password, variables };
+                password::warn_of_open_files(&place, &label, settings);
+                Place::Restic(place)
+            }
+        };
+        Ok(RepositoryPlace { label, keep: config.keep, place })
+    }
+
+    /// What `--target` means, and how people name that.
+    fn named_repository(
+        &self,
+        loaded: Option<&LoadedConfig>,
+    ) -> Result<(String, RepositoryConfig), CommandError> {
         let repositories = loaded.map(|loaded| &loaded.config.repositories);
         let Some(given) = &self.target else {
             return Err(CommandError::usage("it is not said in which repository").with_help(
-                "say --target dir:/path, or --target NAME with a name under `repositories:`",
+                "say --target dir:/path, --target restic:LOCATION, or --target NAME with a name \
+                 under `repositories:`",
             ));
         };
         if let Some((name, config)) =
             repositories.and_then(|all| all.iter().find(|(name, _)| name.as_str() == given))
         {
-            return Ok(RepositoryPlace { label: name.to_string(), config: config.clone() });
+            return Ok((name.to_string(), config.clone()));
         }
         let is_name = !given.contains([':', '/']) && self.backend.is_none();
         if is_name {
@@ -147,21 +214,36 @@ impl PlaceArgs {
                 .into_iter()
                 .flat_map(|all| all.keys().map(RepositoryName::as_str))
                 .collect();
+            let otherwise =
+                "write dir:/path for a directory, restic:LOCATION for a restic repository";
             return Err(CommandError::usage(format!(
                 "--target: no repository of the configuration is called {given}"
             ))
-            .with_help(known_names(given, &known, "write dir:/path for a directory")));
+            .with_help(known_names(given, &known, otherwise)));
         }
-        let text = match &self.backend {
-            Some(_) if !given.starts_with("dir:") => format!("dir:{given}"),
-            _ => given.clone(),
+        let mut url: RepositoryUrl = self
+            .with_format(given)
+            .parse()
+            .map_err(|error| CommandError::usage(format!("--target: {error}")))?;
+        match &mut url {
+            RepositoryUrl::Dir(path) => {
+                *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());
+            }
+            RepositoryUrl::Restic(location) => {
+                location.resolve(&std::path::absolute(".").unwrap_or_default());
+            }
+        }
+        Ok((url.to_string(), RepositoryConfig::from(url)))
+    }
+
+    /// The address with its format, which `--backend` may say.
+    fn with_format(&self, given: &str) -> String {
+        let format = match self.backend.as_deref() {
+            None => return given.to_owned(),
+            Some("restic") => "restic:",
+            Some(_) => "dir:",
         };
-        let url: RepositoryUrl =
-            text.parse().map_err(|error| CommandError::usage(format!("--target: {error}")))?;
-        let RepositoryUrl::Dir(path) = url;
-        let path = std::path::absolute(&path).unwrap_or(path);
-        let config = RepositoryConfig { url: RepositoryUrl::Dir(path), keep: None };
-        Ok(RepositoryPlace { label: config.url.to_string(), config })
+        if given.starts_with(format) { given.to_owned() } else { format!("{format}{given}") }
     }
 }
 
@@ -205,25 +287,54 @@ pub(crate) fn socket(named: Option<PathBuf>, incus_dir: Option<PathBuf>) -> Path
 mod tests {
     use super::*;
 
-    fn args(target: &str, backend: Option<&str>) -> PlaceArgs {
-        PlaceArgs {
+    fn named(target: &str, backend: Option<&str>) -> Result<(String, RepositoryUrl), CommandError> {
+        let args = PlaceArgs {
             incus: None,
             target: Some(target.to_owned()),
             backend: backend.map(str::to_owned),
+            password: PasswordArgs::default(),
             projects: Vec::new(),
-        }
+        };
+        args.named_repository(None).map(|(label, config)| (label, config.url))
     }
 
     #[test]
     fn a_repository_is_a_name_or_an_address_and_never_a_guess() {
-        let place = args("dir:/mnt/nas", None).repository(None).unwrap();
-        assert_eq!((place.label.as_str(), place.dir()), ("dir:/mnt/nas", Path::new("/mnt/nas")));
-        let place = args("/mnt/nas", Some("dir")).repository(None).unwrap();
-        assert_eq!(place.dir(), Path::new("/mnt/nas"));
-        for wrong in ["nas", "/mnt/nas", "dir:", "ftp:/x"] {
-            let error = args(wrong, None).repository(None).unwrap_err();
+        for (target, backend, label) in [
+            ("dir:/mnt/nas", None, "dir:/mnt/nas"),
+            ("dir:/mnt/nas", Some("directory"), "dir:/mnt/nas"),
+            ("/mnt/nas", Some("dir"), "dir:/mnt/nas"),
+            ("restic:/mnt/nas", None, "restic:/mnt/nas"),
+            ("/mnt/nas", Some("restic"), "restic:/mnt/nas"),
+            ("sftp:nas:restic", Some("restic"), "restic:sftp:nas:restic"),
+            ("restic:rest:https://me:hunter2@h/", None, "restic:rest:https://me@h/"),
+        ] {
+            assert_eq!(named(target, backend).unwrap().0, label);
+        }
+        for wrong in ["nas", "/mnt/nas", "dir:", "restic:", "restic:rclone:x:y", "ftp:/x"] {
+            let error = named(wrong, None).unwrap_err();
             assert_eq!(error.exit, crate::exit::Exit::Usage, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_relative_path_counts_from_the_working_directory() {
+        let here = std::path::absolute("nas").unwrap();
+        assert_eq!(named("nas", Some("dir")).unwrap().1, RepositoryUrl::Dir(here.clone()));
+        assert_eq!(named("restic:nas", None).unwrap().0, format!("restic:{}", here.display()));
+    }
+
+    #[test]
+    fn every_variable_that_a_storage_reads_can_be_given() {
+        let asked = std::cell::RefCell::new(std::collections::BTreeSet::new());
+        let access = stapes_store::storage::Access::from_variables(|name| {
+            asked.borrow_mut().insert(name.to_owned());
+            None
+        });
+        drop(access);
+        let given = with_environment(&std::collections::BTreeMap::new(), |_| true);
+        let given = given.into_keys().map(str::to_owned).collect();
+        assert_eq!(asked.into_inner(), given);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use stapes_core::config::problem::{Problem, suggest};
 use stapes_core::config::{Config, Job};
 use stapes_core::id::{JobName, ServerName};
@@ -176,6 +176,12 @@ impl Settings {
     pub(crate) fn credentials(&self, config: Option<&Config>) -> Credentials {
         let dir = config.and_then(|config| config.credentials_dir.clone());
         Credentials::new(dir.unwrap_or_else(|| self.default_credentials_dir()))
+    }
+
+    /// A variable of the environment; one that is empty counts as one that is not set.
+    pub(crate) fn variable(&self, name: &str) -> Option<&SecretString> {
+        let value = self.home.variables.get(name);
+        value.filter(|value| !value.expose_secret().is_empty())
     }
 
     /// What secrets may be read from.

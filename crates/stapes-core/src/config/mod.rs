@@ -6,6 +6,7 @@
 mod incus;
 mod job;
 mod keep;
+mod location;
 pub mod node;
 mod notifications;
 pub mod problem;
@@ -13,6 +14,7 @@ mod reader;
 mod repository;
 mod secret;
 pub mod template;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,8 +27,10 @@ pub use job::{
     VolumeSelection,
 };
 pub use keep::{KeepRules, RuleOrigin};
+pub use location::ResticLocation;
 pub use notifications::{Gotify, GotifyWhen, Healthchecks, Notifications};
 pub use repository::{RepositoryConfig, RepositoryUrl, RepositoryUrlError};
+pub use variables::{StorageVariables, variable_names, with_environment};
 
 use crate::id::{JobName, RepositoryName, ServerName};
 use problem::{Problem, Severity};

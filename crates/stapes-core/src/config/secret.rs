@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::node::{Node, Value};
 use super::problem::Problem;
@@ -11,6 +11,21 @@ use crate::secret::SecretSource;
 
 pub(super) fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<SecretSource> {
     read_where(node, key, |_| true, problems)
+}
+
+/// The same for a value that must not be empty, where that can be seen here already.
+pub(super) fn read_filled(
+    node: &Node,
+    key: &str,
+    is_secret: impl Fn(&str) -> bool,
+    problems: &mut Problems,
+) -> Option<SecretSource> {
+    let source = read_where(node, key, is_secret, problems)?;
+    if matches!(&source, SecretSource::Inline(text) if text.expose_secret().is_empty()) {
+        problems.error(&node.span, format!("{key}: it is empty"));
+        return None;
+    }
+    Some(source)
 }
 
 /// The same for a setting that is a secret only if `is_secret` says so of its text.

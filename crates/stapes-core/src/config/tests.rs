@@ -75,7 +75,7 @@ fn every_good_sample_is_taken_and_only_secrets_in_the_file_are_remarked_on() {
     for (name, text) in samples("valid") {
         let loaded = Config::parse(&text);
         let loaded = loaded.unwrap_or_else(|problems| panic!("{}", rendered(&text, &problems)));
-        let expected = if name == "secrets-inline" { 2 } else { 0 };
+        let expected = if name == "secrets-inline" { 5 } else { 0 };
         assert_eq!(loaded.warnings.len(), expected, "{name}");
     }
 }
@@ -159,6 +159,34 @@ fn every_setting_arrives_where_it_belongs() {
     assert_eq!(job.to[0].exclude_devices, ["eth1"]);
     assert_eq!(job.to[0].history_project.as_str(), "archive");
     assert_eq!(job.to[1].mode, TransferMode::Pull);
+}
+
+#[test]
+fn repositories_know_what_opens_them_and_what_their_storage_needs() {
+    let mut config = parse(&sample("valid", "repositories"));
+    config.resolve_paths(Path::new("/etc/stapes"));
+    let told: Vec<String> = config
+        .repositories
+        .values()
+        .map(|one| {
+            let password = one.password.as_ref().map(|source| format!(" opened by {source}"));
+            let names: Vec<&str> = one.variables.keys().copied().collect();
+            format!("{}{} {}", one.url, password.unwrap_or_default(), names.join(" "))
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "restic:sftp:backup@nas:/volume1/restic ",
+            "restic:/etc/stapes/attic opened by file /etc/stapes/attic.key ",
+            "dir:/mnt/nas/incus ",
+            "restic:rest:https://me@shelf.lan:8000/ opened by a command \
+             RESTIC_CACERT RESTIC_REST_PASSWORD",
+            "dir:/etc/stapes/backups ",
+            "restic:s3:https://s3.example/bucket/stapes opened by systemd credential vault \
+             AWS_ACCESS_KEY_ID AWS_REGION AWS_SECRET_ACCESS_KEY",
+        ]
+    );
 }
 
 #[test]
@@ -249,6 +277,13 @@ mod reference {
         let loaded = Config::parse(example).unwrap_or_else(|problems| panic!("{problems:#?}"));
         assert_eq!(loaded.warnings, []);
         assert_eq!(loaded.config.jobs.len(), 2);
+    }
+
+    #[test]
+    fn every_variable_of_a_storage_is_named_in_the_reference() {
+        for name in super::super::variable_names() {
+            assert!(DOCUMENT.contains(&format!("`{name}`")), "{name}");
+        }
     }
 
     #[test]

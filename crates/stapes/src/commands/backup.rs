@@ -180,7 +180,7 @@ impl BackupArgs {
 pub(crate) async fn run(args: &BackupArgs, settings: &Settings) -> Result<Exit, CommandError> {
     let loaded = settings.load_config_if_any()?;
     let what = args.what()?;
-    let target = args.places.repository(loaded.as_ref())?;
+    let target = args.places.repository(settings, loaded.as_ref())?;
     let server = args.places.server(settings, loaded.as_ref())?;
     let cancel = interrupt::token();
     let options = args.options.options();
@@ -192,7 +192,7 @@ pub(crate) async fn run(args: &BackupArgs, settings: &Settings) -> Result<Exit, 
     let running =
         Running::begin("backup", settings, loaded.as_ref(), Some(&server), &cancel).await?;
     let user = User::this_process("backup", Clock::System.now());
-    let opened = repository::open_or_init(target.dir(), running.state_dir(), user, running.run())?;
+    let opened = repository::open_or_init(target.dir()?, running.state_dir(), user, running.run())?;
     if opened.is_new {
         output::note(settings, &format!("{} was empty and is a repository now", target.label));
     }

@@ -27,12 +27,13 @@ pub(crate) struct InitArgs {
 
 pub(crate) fn run(args: &InitArgs, settings: &Settings) -> Result<Exit, CommandError> {
     let loaded = settings.load_config_if_any()?;
-    let target = args.places.repository(loaded.as_ref())?;
+    let target = args.places.new_repository(settings, loaded.as_ref())?;
     let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
     let now = Clock::System.now();
     let id = new_run_id(now, &machine_identity(), entropy());
-    repository::init(target.dir(), &state_dir, now, &id).map_err(told)?;
-    let path = target.dir().display();
+    let path = target.dir()?;
+    repository::init(path, &state_dir, now, &id).map_err(told)?;
+    let path = path.display();
     let text = match settings.format {
         Format::Json => {
             format!("{:#}\n", json!({ "repository": target.label, "path": path.to_string() }))

@@ -69,9 +69,9 @@ fn backups(
 ) -> Result<Exit, CommandError> {
     let loaded = settings.load_config_if_any()?;
     let wanted = places.wanted(resource.names())?;
-    let target = places.repository(loaded.as_ref())?;
+    let target = places.repository(settings, loaded.as_ref())?;
     let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
-    let opened = repository::open(target.dir(), &state_dir, Use::Look)?;
+    let opened = repository::open(target.dir()?, &state_dir, Use::Look)?;
     let listed = listing::list(&opened.repository, resource.kinds(), &wanted)?;
     backup_plan::refuse_unclear_names(&listed.problems)?;
     let now = Clock::System.now();

@@ -64,7 +64,7 @@ impl PruneArgs {
         if let Some(text) = &self.policy {
             return parsed(text);
         }
-        target.config.keep.clone().ok_or_else(|| {
+        target.keep.clone().ok_or_else(|| {
             CommandError::usage("it is not said what is to stay").with_help(
                 "say --keep N or --policy POLICY, or give the repository a `keep:` in the configuration",
             )
@@ -99,11 +99,11 @@ fn parsed(text: &str) -> Result<Policy, CommandError> {
 
 pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, CommandError> {
     let loaded = settings.load_config_if_any()?;
-    let target = args.places.repository(loaded.as_ref())?;
+    let target = args.places.repository(settings, loaded.as_ref())?;
     let request = args.request(args.policy(&target)?, loaded.as_ref())?;
     let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
     if args.dry_run {
-        let opened = repository::open(target.dir(), &state_dir, Use::Look)?;
+        let opened = repository::open(target.dir()?, &state_dir, Use::Look)?;
         let prepared = prune::prepare(&opened.repository, &request)?;
         return show(&prepared, &request, &target, settings);
     }
@@ -111,7 +111,7 @@ pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, C
     let cancel = interrupt::token();
     let prepared = {
         // Nobody is asked about what cannot be done now, and nobody is kept out while people think.
-        let opened = repository::open(target.dir(), &state_dir, alone())?;
+        let opened = repository::open(target.dir()?, &state_dir, alone())?;
         prune::prepare(&opened.repository, &request)?
     };
     check(&prepared)?;
@@ -121,7 +121,7 @@ pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, C
     }
     let removed = thinning::consequences(&prepared);
     confirm_in_run(removed, "Remove them?", settings.yes, &cancel).await?;
-    let opened = repository::open(target.dir(), &state_dir, alone())?;
+    let opened = repository::open(target.dir()?, &state_dir, alone())?;
     if let Some(warning) = &opened.warning {
         output::error_line(&format!("warning: {warning}"));
     }

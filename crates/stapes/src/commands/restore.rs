@@ -197,9 +197,9 @@ pub(crate) async fn run(args: &RestoreArgs, settings: &Settings) -> Result<Exit,
     let opened = match args.archive() {
         Some(_) => None,
         None => {
-            let target: RepositoryPlace = args.places.repository(loaded.as_ref())?;
+            let target: RepositoryPlace = args.places.repository(settings, loaded.as_ref())?;
             let user = User::this_process("restore", Clock::System.now());
-            Some(repository::open(target.dir(), &state_dir, Use::Shared(user))?)
+            Some(repository::open(target.dir()?, &state_dir, Use::Shared(user))?)
         }
     };
     let from = match (args.archive(), &opened) {

@@ -67,10 +67,10 @@ impl VerifyArgs {
 pub(crate) async fn run(args: &VerifyArgs, settings: &Settings) -> Result<Exit, CommandError> {
     let loaded = settings.load_config_if_any()?;
     let request = args.request()?;
-    let target = args.places.repository(loaded.as_ref())?;
+    let target = args.places.repository(settings, loaded.as_ref())?;
     let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
     let user = User::this_process("verify", Clock::System.now());
-    let opened = repository::open(target.dir(), &state_dir, Use::Shared(user))?;
+    let opened = repository::open(target.dir()?, &state_dir, Use::Shared(user))?;
     if let Some(warning) = &opened.warning {
         output::error_line(&format!("warning: {warning}"));
     }
