@@ -17,6 +17,8 @@ pub(crate) enum Exit {
     NoRepository,
     /// Another process does the same.
     Locked,
+    /// The password does not open the repository.
+    WrongPassword,
     /// The user asked to stop.
     Interrupted,
 }
@@ -31,6 +33,7 @@ impl Exit {
             Self::Incomplete => 3,
             Self::NoRepository => 10,
             Self::Locked => 11,
+            Self::WrongPassword => 12,
             Self::Interrupted => 130,
         }
     }
@@ -42,7 +45,7 @@ impl Exit {
             Self::Locked => 1,
             Self::Incomplete => 2,
             Self::Failed => 3,
-            Self::NoRepository | Self::Usage => 4,
+            Self::NoRepository | Self::WrongPassword | Self::Usage => 4,
             Self::Interrupted => 5,
         };
         if rank(other) > rank(self) { other } else { self }
@@ -66,7 +69,9 @@ mod tests {
     #[test]
     fn every_code_is_in_the_document() {
         let document = include_str!("../../../docs/exit-codes.md");
-        for exit in [Complete, Failed, Usage, Incomplete, NoRepository, Locked, Interrupted] {
+        for exit in
+            [Complete, Failed, Usage, Incomplete, NoRepository, Locked, WrongPassword, Interrupted]
+        {
             let row = format!("| {} |", exit.code());
             assert!(document.contains(&row), "{row} is missing for {exit:?}");
         }

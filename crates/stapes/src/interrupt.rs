@@ -34,3 +34,13 @@ pub(crate) fn token() -> CancellationToken {
     });
     token
 }
+
+/// Keeps this process alive when `restic unlock` asks whether it is: restic does so by sending SIGHUP to
+/// the holder of each lock of this machine, and a program that did not expect it would die of that.
+///
+/// A terminal that is closed does not end the process either then: what was begun is finished.
+pub(crate) fn outlive_restic_unlock() {
+    // From now on the signal goes to a stream that nobody reads. Where that fails nothing is worse
+    // than it was.
+    drop(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()));
+}

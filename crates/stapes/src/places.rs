@@ -1,20 +1,23 @@
 //! Which server and which repository a command works with, from options, environment and
 //! configuration, in this order.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use incus_client::Client;
+use jiff::Timestamp;
 use stapes_core::backup::{Projects, Wanted};
 use stapes_core::config::problem::suggest;
 use stapes_core::config::{
     IncusServer, RepositoryConfig, RepositoryUrl, ServerUrl, with_environment,
 };
-use stapes_core::id::{ProjectName, RepositoryName, ServerName};
+use stapes_core::id::{ProjectName, RepositoryName, RunId, ServerName};
 use stapes_core::place::{Place, ResticPlace};
 use stapes_core::retention::Policy;
 use stapes_engine::connect::connect;
+use stapes_engine::repository::{Opened, Opener, Use, User};
 
+use crate::interrupt;
 use crate::password::{self, PasswordArgs, Purpose};
 use crate::report_error::CommandError;
 use crate::settings::{LoadedConfig, Settings};
@@ -64,17 +67,54 @@ pub(crate) struct RepositoryPlace {
 }
 
 impl RepositoryPlace {
-    /// Its directory.
-    pub(crate) fn dir(&self) -> Result<&Path, CommandError> {
-        match &self.place {
-            Place::Dir(path) => Ok(path),
-            Place::Restic(_) => Err(CommandError::usage(format!(
-                "--target: {} is a restic repository, and this version keeps backups in \
-                 directories only",
-                self.label
-            ))
-            .with_help("write dir:/path; nothing was changed")),
+    /// Opens it; it must be there.
+    pub(crate) async fn open(
+        &self,
+        settings: &Settings,
+        loaded: Option<&LoadedConfig>,
+        purpose: Use,
+    ) -> Result<Opened, CommandError> {
+        let opening = async |opener: Opener<'_>| opener.open(&self.place, purpose).await;
+        self.with_opener(settings, loaded, opening).await
+    }
+
+    /// Opens it to add to it; an empty directory becomes one.
+    pub(crate) async fn open_or_init(
+        &self,
+        settings: &Settings,
+        loaded: Option<&LoadedConfig>,
+        user: User,
+        run: &RunId,
+    ) -> Result<Opened, CommandError> {
+        let opening = async |opener: Opener<'_>| opener.open_or_init(&self.place, user, run).await;
+        self.with_opener(settings, loaded, opening).await
+    }
+
+    /// Makes it.
+    pub(crate) async fn init(
+        &self,
+        settings: &Settings,
+        loaded: Option<&LoadedConfig>,
+        now: Timestamp,
+        run: &RunId,
+    ) -> Result<(), CommandError> {
+        let making = async |opener: Opener<'_>| opener.init(&self.place, now, run).await;
+        self.with_opener(settings, loaded, making).await
+    }
+
+    async fn with_opener<T>(
+        &self,
+        settings: &Settings,
+        loaded: Option<&LoadedConfig>,
+        work: impl AsyncFnOnce(Opener<'_>) -> stapes_engine::Result<T>,
+    ) -> Result<T, CommandError> {
+        if let Place::Restic(_) = self.place {
+            interrupt::outlive_restic_unlock();
         }
+        let state_dir = settings.state_dir(loaded.map(|loaded| &loaded.config));
+        let environment = settings.environment();
+        let opener = Opener { state_dir: &state_dir, environment: &environment };
+        Box::pin(work(opener)).await.map_err(CommandError::from)
     }
 }
 

@@ -76,6 +76,7 @@ impl From<stapes_engine::Error> for CommandError {
         let exit = match error.kind() {
             ErrorKind::Configuration => Exit::Usage,
             ErrorKind::NoRepository => Exit::NoRepository,
+            ErrorKind::WrongPassword => Exit::WrongPassword,
             ErrorKind::Locked => Exit::Locked,
             ErrorKind::Interrupted => Exit::Interrupted,
             ErrorKind::Other => Exit::Failed,

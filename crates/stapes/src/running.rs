@@ -50,11 +50,6 @@ impl Running {
         Ok(Self { state, machine, run, quiet, format, cancel: cancel.clone(), _lock: lock })
     }
 
-    /// Where locks and the journal are.
-    pub(crate) fn state_dir(&self) -> &std::path::Path {
-        self.state.dir()
-    }
-
     /// The id of the run.
     pub(crate) fn run(&self) -> &RunId {
         &self.run

@@ -11,7 +11,7 @@ use stapes_store::storage::{self, Access, Location, RetryOptions, Storage};
 use stapes_store::{ErrorKind, Lock, Repository as Any};
 
 use super::{Opened, Opener, Use};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::secret;
 
 /// Opens a repository that must be there.

@@ -5,7 +5,7 @@ use stapes_core::backup::{Compression, ImageChoice};
 use stapes_core::config::Consistency;
 use stapes_engine::backup::{self, Options, What};
 use stapes_engine::clock::Clock;
-use stapes_engine::repository::{self, User};
+use stapes_engine::repository::User;
 
 use crate::args::WorkArgs;
 use crate::exit::Exit;
@@ -130,6 +130,9 @@ struct OptionArgs {
     /// Leave the items' own snapshots out
     #[arg(long, global = true)]
     instance_only: bool,
+    /// Read all files, also those that look as they did in the backup before (restic repositories)
+    #[arg(long, global = true)]
+    rehash: bool,
     /// What happens to running instances while they are copied
     #[arg(long, global = true, value_enum, default_value_t = ConsistencyArg::Snapshot, value_name = "HOW")]
     consistency: ConsistencyArg,
@@ -150,6 +153,7 @@ impl OptionArgs {
                 ConsistencyArg::Freeze => Consistency::Freeze,
             },
             stop_timeout: self.work.stop_timeout(),
+            rehash: self.rehash,
             parallel: self.work.parallel(),
         }
     }
@@ -192,7 +196,7 @@ pub(crate) async fn run(args: &BackupArgs, settings: &Settings) -> Result<Exit, 
     let running =
         Running::begin("backup", settings, loaded.as_ref(), Some(&server), &cancel).await?;
     let user = User::this_process("backup", Clock::System.now());
-    let opened = repository::open_or_init(target.dir()?, running.state_dir(), user, running.run())?;
+    let opened = target.open_or_init(settings, loaded.as_ref(), user, running.run()).await?;
     if opened.is_new {
         output::note(settings, &format!("{} was empty and is a repository now", target.label));
     }

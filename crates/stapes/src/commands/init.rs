@@ -2,9 +2,9 @@
 
 use clap::Args;
 use serde_json::json;
+use stapes_core::place::Place;
 use stapes_engine::clock::Clock;
 use stapes_engine::run::new_run_id;
-use stapes_engine::{ErrorKind, repository};
 
 use crate::args::Format;
 use crate::exit::Exit;
@@ -25,18 +25,19 @@ pub(crate) struct InitArgs {
     places: PlaceArgs,
 }
 
-pub(crate) fn run(args: &InitArgs, settings: &Settings) -> Result<Exit, CommandError> {
+pub(crate) async fn run(args: &InitArgs, settings: &Settings) -> Result<Exit, CommandError> {
     let loaded = settings.load_config_if_any()?;
     let target = args.places.new_repository(settings, loaded.as_ref())?;
-    let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
     let now = Clock::System.now();
     let id = new_run_id(now, &machine_identity(), entropy());
-    let path = target.dir()?;
-    repository::init(path, &state_dir, now, &id).map_err(told)?;
-    let path = path.display();
+    target.init(settings, loaded.as_ref(), now, &id).await.map_err(told)?;
+    let path = match &target.place {
+        Place::Dir(path) => path.display().to_string(),
+        Place::Restic(place) => place.location.to_string(),
+    };
     let text = match settings.format {
         Format::Json => {
-            format!("{:#}\n", json!({ "repository": target.label, "path": path.to_string() }))
+            format!("{:#}\n", json!({ "repository": target.label, "path": path }))
         }
         Format::Table | Format::Yaml => format!("{path} is a repository now\n"),
     };
@@ -45,10 +46,8 @@ pub(crate) fn run(args: &InitArgs, settings: &Settings) -> Result<Exit, CommandE
 }
 
 /// Elsewhere it is missing; here a place was named in which none can be made.
-fn told(error: stapes_engine::Error) -> CommandError {
-    let is_taken = error.kind() == ErrorKind::NoRepository;
-    let mut error = CommandError::from(error);
-    if is_taken {
+fn told(mut error: CommandError) -> CommandError {
+    if error.exit == Exit::NoRepository {
         error.exit = Exit::Usage;
     }
     error

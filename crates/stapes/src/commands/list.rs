@@ -10,7 +10,7 @@ use stapes_core::replicate::prune::PointVerdict;
 use stapes_engine::clock::Clock;
 use stapes_engine::listing;
 use stapes_engine::replicate::{self, Points, Request};
-use stapes_engine::repository::{self, Use};
+use stapes_engine::repository::Use;
 
 use super::resource::Resource;
 use crate::exit::Exit;
@@ -57,12 +57,12 @@ pub(crate) async fn run(args: &ListArgs, settings: &Settings) -> Result<Exit, Co
                 .with_help("leave --project out, or name a job"))
         }
         ListCommand::Replicas { job } => replicas(job.as_deref(), settings).await,
-        ListCommand::Backups(resource) => backups(resource, &args.places, settings),
+        ListCommand::Backups(resource) => backups(resource, &args.places, settings).await,
     }
 }
 
 /// Ends with 0 unless something that was asked for could not be listed.
-fn backups(
+async fn backups(
     resource: &Resource,
     places: &PlaceArgs,
     settings: &Settings,
@@ -70,8 +70,7 @@ fn backups(
     let loaded = settings.load_config_if_any()?;
     let wanted = places.wanted(resource.names())?;
     let target = places.repository(settings, loaded.as_ref())?;
-    let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
-    let opened = repository::open(target.dir()?, &state_dir, Use::Look)?;
+    let opened = target.open(settings, loaded.as_ref(), Use::Look).await?;
     let listed = listing::list(&opened.repository, resource.kinds(), &wanted)?;
     backup_plan::refuse_unclear_names(&listed.problems)?;
     let now = Clock::System.now();

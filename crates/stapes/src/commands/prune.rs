@@ -9,7 +9,7 @@ use stapes_core::config::problem::Problem;
 use stapes_core::retention::Policy;
 use stapes_engine::clock::Clock;
 use stapes_engine::prune::{self, Prepared, Request};
-use stapes_engine::repository::{self, Use, User};
+use stapes_engine::repository::{Use, User};
 
 use super::resource::Resource;
 use crate::args::Format;
@@ -101,9 +101,8 @@ pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, C
     let loaded = settings.load_config_if_any()?;
     let target = args.places.repository(settings, loaded.as_ref())?;
     let request = args.request(args.policy(&target)?, loaded.as_ref())?;
-    let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
     if args.dry_run {
-        let opened = repository::open(target.dir()?, &state_dir, Use::Look)?;
+        let opened = target.open(settings, loaded.as_ref(), Use::Look).await?;
         let prepared = prune::prepare(&opened.repository, &request)?;
         return show(&prepared, &request, &target, settings);
     }
@@ -111,7 +110,7 @@ pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, C
     let cancel = interrupt::token();
     let prepared = {
         // Nobody is asked about what cannot be done now, and nobody is kept out while people think.
-        let opened = repository::open(target.dir()?, &state_dir, alone())?;
+        let opened = target.open(settings, loaded.as_ref(), alone()).await?;
         prune::prepare(&opened.repository, &request)?
     };
     check(&prepared)?;
@@ -121,14 +120,17 @@ pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, C
     }
     let removed = thinning::consequences(&prepared);
     confirm_in_run(removed, "Remove them?", settings.yes, &cancel).await?;
-    let opened = repository::open(target.dir()?, &state_dir, alone())?;
+    let opened = target.open(settings, loaded.as_ref(), alone()).await?;
     if let Some(warning) = &opened.warning {
         output::error_line(&format!("warning: {warning}"));
     }
     let server = args.places.server_if_any(settings, loaded.as_ref());
     let running =
         Running::begin("prune", settings, loaded.as_ref(), server.as_ref(), &cancel).await?;
-    let repository = opened.repository.clone();
+    let Some(lock) = opened.lock.clone() else {
+        return Err(CommandError::failed("the repository is not locked; nothing was removed"));
+    };
+    let repository = (opened.repository.clone(), lock);
     running
         .end(async |state, machine, context| {
             let locks = &state.locks;

@@ -7,7 +7,7 @@ use stapes_core::backup::choose::Which;
 use stapes_core::backup::{BackupKind, Version, Wanted};
 use stapes_core::restore::{Existing, MapKind, Maps, RestoreOptions};
 use stapes_engine::clock::Clock;
-use stapes_engine::repository::{self, Use, User};
+use stapes_engine::repository::{Use, User};
 use stapes_engine::restore::{self, From, Prepared, Request};
 
 use crate::args::{Format, WorkArgs};
@@ -192,14 +192,13 @@ impl RestoreArgs {
 pub(crate) async fn run(args: &RestoreArgs, settings: &Settings) -> Result<Exit, CommandError> {
     let loaded = settings.load_config_if_any()?;
     let request = args.request()?;
-    let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
     let server = args.places.server(settings, loaded.as_ref())?;
     let opened = match args.archive() {
         Some(_) => None,
         None => {
             let target: RepositoryPlace = args.places.repository(settings, loaded.as_ref())?;
             let user = User::this_process("restore", Clock::System.now());
-            Some(repository::open(target.dir()?, &state_dir, Use::Shared(user))?)
+            Some(target.open(settings, loaded.as_ref(), Use::Shared(user)).await?)
         }
     };
     let from = match (args.archive(), &opened) {

@@ -3,7 +3,7 @@
 use clap::Args;
 use stapes_core::backup::Version;
 use stapes_engine::clock::Clock;
-use stapes_engine::repository::{self, Use, User};
+use stapes_engine::repository::{Use, User};
 use stapes_engine::verify::{self, Request, Share};
 
 use super::resource::Resource;
@@ -68,9 +68,8 @@ pub(crate) async fn run(args: &VerifyArgs, settings: &Settings) -> Result<Exit, 
     let loaded = settings.load_config_if_any()?;
     let request = args.request()?;
     let target = args.places.repository(settings, loaded.as_ref())?;
-    let state_dir = settings.state_dir(loaded.as_ref().map(|loaded| &loaded.config));
     let user = User::this_process("verify", Clock::System.now());
-    let opened = repository::open(target.dir()?, &state_dir, Use::Shared(user))?;
+    let opened = target.open(settings, loaded.as_ref(), Use::Shared(user)).await?;
     if let Some(warning) = &opened.warning {
         output::error_line(&format!("warning: {warning}"));
     }

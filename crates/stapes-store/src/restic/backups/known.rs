@@ -56,16 +56,16 @@ impl Known {
         let present: HashSet<Id> = listed.iter().map(|(id, _)| *id).collect();
         self.files.retain(|id, _| present.contains(id));
         let new: Vec<Id> = present.into_iter().filter(|id| !self.files.contains_key(id)).collect();
-        for (id, read) in parallel::map(new, |id| (id, repository.snapshot(&id.into()))) {
-            let read = match read {
-                Ok(snapshot) => Ok(Arc::new(Entry::of(snapshot))),
-                // Somebody has removed it meanwhile.
-                Err(Error::NotFound { .. }) => continue,
-                Err(error) if error.kind() == ErrorKind::Damaged => Err(sentence(&error)),
-                Err(error) => return Err(error),
-            };
-            self.files.insert(id, read);
-        }
+        let read = |id: Id| match repository.snapshot(&id.into()) {
+            Ok(snapshot) => Ok(Some((id, Ok(Arc::new(Entry::of(snapshot)))))),
+            // Somebody has removed it meanwhile.
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                Ok(Some((id, Err(sentence(&error)))))
+            }
+            Err(error) => Err(error),
+        };
+        self.files.extend(parallel::map(new, read)?.into_iter().flatten());
         self.ours.clear();
         // In the order of their names, so that of two with one version the same one is always meant.
         for entry in self.files.values().flatten() {
