@@ -140,7 +140,9 @@ impl Settings {
         })?;
         match Config::parse(&text) {
             Ok(mut loaded) => {
-                let base = path.parent().unwrap_or(Path::new(""));
+                // A bare file name has an empty parent, of which nothing absolute can be made.
+                let base = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                let base = base.unwrap_or(Path::new("."));
                 let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
                 loaded.config.resolve_paths(&base);
                 let warnings = loaded.warnings;
