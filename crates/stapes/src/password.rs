@@ -18,10 +18,11 @@ use crate::settings::Settings;
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct PasswordArgs {
     /// The password of a restic repository is the first line of this file
-    /// [default: `password:` of the configuration, RESTIC_PASSWORD_FILE, …_COMMAND, RESTIC_PASSWORD]
+    /// [default: `password:` in the configuration, else RESTIC_PASSWORD_FILE, RESTIC_PASSWORD_COMMAND or
+    /// RESTIC_PASSWORD, else the terminal is asked]
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "password_command")]
     password_file: Option<PathBuf>,
-    /// It is the first line that this command prints
+    /// The password of a restic repository is the first line that this command prints
     #[arg(long, global = true, value_name = "COMMAND")]
     password_command: Option<String>,
 }

@@ -53,6 +53,8 @@ mod onboarding;
 #[cfg(test)]
 mod output;
 #[cfg(test)]
+mod passwords;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod printed;
