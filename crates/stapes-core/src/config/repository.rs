@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::location::{ResticLocation, without_password};
 use super::node::{Node, Value};
-use super::problem::Problem;
+use super::problem::{Problem, suggest};
 use super::reader::{self, Block, Problems};
 use super::secret;
 use super::variables::{self, StorageVariables};
@@ -139,20 +139,31 @@ fn read_repository(node: &Node, name: &str, problems: &mut Problems) -> Option<R
     if let Some(RepositoryUrl::Dir(_)) = url {
         refuse_restic_settings(&block, &what, problems);
     }
+    hide_mistyped_passwords(&block, problems);
     block.finish(problems);
     Some(RepositoryConfig { url: url?, keep, password, variables: variables.unwrap_or_default() })
 }
 
 fn read_url(node: &Node, problems: &mut Problems) -> Option<RepositoryUrl> {
     let text = reader::text(node, "url", problems)?;
-    let may_hold_password =
-        text.strip_prefix("restic:").is_some_and(|location| without_password(location) != location);
+    // Also of a text that is no address: the drawing of the mistake shows it.
+    let location = text.strip_prefix("restic:").unwrap_or(&text);
+    let may_hold_password = !text.starts_with("dir:") && without_password(location) != location;
     if may_hold_password {
         let message = "url: a password stands in the configuration file; \
                        RESTIC_REST_PASSWORD under `variables:` keeps it out";
         problems.0.push(Problem::warning(node.span.clone(), message).about_secret());
     }
     reader::parsed(node, "url", problems)
+}
+
+/// A password under a mistyped name is one all the same: the drawing of its line must not show it.
+fn hide_mistyped_passwords(block: &Block<'_>, problems: &mut Problems) {
+    for entry in block.entries() {
+        if entry.key != "password" && suggest(&entry.key, ["password"]).is_some() {
+            drop(secret::read(&entry.node, &entry.key, problems));
+        }
+    }
 }
 
 /// A setting without effect may be taken for a protection that is not there.
