@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use stapes_store::ErrorKind;
 use stapes_store::restic::lock::LockKind;
-use stapes_store::restic::maintain::ReadData;
+use stapes_store::restic::maintain::{PruneOptions, ReadData, Watch};
 use stapes_store::restic::repository::Repository;
 use stapes_store::storage::{LocalStorage, Storage};
 use tempfile::TempDir;
@@ -76,7 +76,7 @@ fn restic_uses_what_we_made_and_we_look_after_what_it_wrote() {
     std::fs::write(source.path().join("small"), "other").unwrap();
     says(place, &["backup", path]);
 
-    let report = repository.check(ReadData::All).unwrap();
+    let report = repository.check(ReadData::All, &Watch::NOBODY).unwrap();
     assert!(report.is_sound(), "{:?}", report.findings);
     assert_eq!(report.snapshots, 2);
     let index = repository.load_index().unwrap();
@@ -89,13 +89,14 @@ fn restic_uses_what_we_made_and_we_look_after_what_it_wrote() {
     // Forgotten and pruned by us, sound for restic, and what is left comes back.
     let lock = repository.lock(LockKind::Exclusive).unwrap();
     repository.forget(&lock, &[snapshots.whole[0].id]).unwrap();
-    let plan = repository.plan_prune(0).unwrap();
+    let options = PruneOptions { max_unused_percent: 0, ..PruneOptions::default() };
+    let plan = repository.plan_prune(&lock, &options, &Watch::NOBODY).unwrap();
     assert!(plan.freed_bytes > 100_000, "{plan:?}");
-    repository.prune(&lock, &plan).unwrap();
+    repository.prune(&lock, &plan, &Watch::NOBODY).unwrap();
     lock.release().unwrap();
     let said = says(place, &["check", "--read-data"]);
     assert!(said.contains("no errors were found"), "{said}");
-    assert!(repository.check(ReadData::All).unwrap().is_sound());
+    assert!(repository.check(ReadData::All, &Watch::NOBODY).unwrap().is_sound());
     let target = tempfile::tempdir().unwrap();
     says(place, &["restore", "latest", "--target", target.path().to_str().unwrap()]);
     let restored = target.path().join(path.trim_start_matches('/'));
@@ -107,7 +108,7 @@ fn restic_uses_what_we_made_and_we_look_after_what_it_wrote() {
     // And restic prunes on.
     says(place, &["forget", "latest", "--prune"]);
     says(place, &["backup", path]);
-    assert!(repository.check(ReadData::All).unwrap().is_sound());
+    assert!(repository.check(ReadData::All, &Watch::NOBODY).unwrap().is_sound());
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn we_open_what_restic_made() {
         assert_eq!(repository.config().version.to_string(), version);
         assert_eq!(repository.keys().unwrap().whole.len(), 1);
         assert_eq!(repository.snapshots().unwrap().whole.len(), 1);
-        let report = repository.check(ReadData::All).unwrap();
+        let report = repository.check(ReadData::All, &Watch::NOBODY).unwrap();
         assert!(report.is_sound(), "{:?}", report.findings);
     }
 }

@@ -96,7 +96,7 @@ impl Repository {
     /// `Refused` if the repository was opened with it, or that one is not there any more; `NotFound`;
     /// if the lock is not exclusive or was lost; if the storage fails.
     pub fn remove_key(&self, lock: &Lock, id: &KeyId) -> Result<()> {
-        lock.check_exclusive()?;
+        lock.check_exclusive_of(self)?;
         let used = self.key_id();
         let what = || format!("removing the key {}", id.to_hex().as_str());
         if *id == used {
@@ -120,7 +120,7 @@ impl Repository {
     /// `Refused` if the password is empty; if the lock is not exclusive or was lost; if the storage
     /// fails or does not give back what it got.
     pub fn change_password(&self, lock: &Lock, password: &[u8]) -> Result<KeyId> {
-        lock.check_exclusive()?;
+        lock.check_exclusive_of(self)?;
         let old = self.key_id();
         let new = self.add_key(password)?;
         self.set_key_id(new);

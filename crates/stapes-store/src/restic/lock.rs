@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,10 @@ pub struct Lock {
     held: Arc<Held>,
     refresher: Option<(Sender<()>, JoinHandle<()>)>,
 }
+
+/// Of what was found out under a lock, which one that was. It does not hold it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Mark(Weak<Held>);
 
 #[derive(Debug)]
 struct Held {
@@ -174,6 +178,35 @@ impl Lock {
             return Err(Error::refused("removing from a repository", "the lock is a shared one"));
         }
         self.check()
+    }
+
+    /// As [`Lock::check_exclusive`], and that it is a lock of this repository and not of another one.
+    ///
+    /// # Errors
+    /// `Refused` if it is not; those of [`Lock::check_exclusive`].
+    pub fn check_exclusive_of(&self, repository: &Repository) -> Result<()> {
+        self.check_of(repository)?;
+        self.check_exclusive()
+    }
+
+    /// `Refused` if it was not taken in the storage of this repository; a copy of it is another one.
+    pub(super) fn check_of(&self, repository: &Repository) -> Result<()> {
+        if Arc::ptr_eq(self.held.repository.storage(), repository.storage()) {
+            return Ok(());
+        }
+        let what = format!("changing the repository {}", repository.storage().label());
+        let other = self.held.repository.storage().label();
+        Err(Error::refused(what, format!("the lock was taken in another one, {other}")))
+    }
+
+    /// What was found out while this lock was held.
+    pub(super) fn mark(&self) -> Mark {
+        Mark(Arc::downgrade(&self.held))
+    }
+
+    /// Whether a mark is one of this very lock.
+    pub(super) fn has_marked(&self, mark: &Mark) -> bool {
+        Weak::ptr_eq(&mark.0, &Arc::downgrade(&self.held))
     }
 
     /// Removes the lock, and says if that failed, in which case others find it there for half an hour.

@@ -25,7 +25,7 @@ impl Repository {
     /// If the storage fails, also at a single one: whether that is damaged is then not known.
     pub fn snapshots(&self) -> Result<Snapshots> {
         let files = self.list(FileKind::Snapshot)?;
-        let read = parallel::map(files, |(id, size)| {
+        let read = parallel::try_map(files, |(id, size)| {
             let read = self
                 .load_sized(FileKind::Snapshot, &id, size)
                 .and_then(|content| self.parse_snapshot(&id, &content));
@@ -70,8 +70,10 @@ impl Repository {
     /// One that is not there any more is no failure.
     ///
     /// # Errors
-    /// If the lock is not exclusive or was lost; if the storage fails, after which some are removed.
+    /// `Refused` if the lock is not exclusive or of another repository; `Locked` if it was lost; if the
+    /// storage fails, after which some are removed.
     pub fn forget(&self, lock: &Lock, ids: &[SnapshotId]) -> Result<()> {
+        lock.check_exclusive_of(self)?;
         lock.confirm()?;
         for id in ids {
             lock.check_exclusive()?;

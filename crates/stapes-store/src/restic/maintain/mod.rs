@@ -11,6 +11,7 @@ mod plan;
 pub mod prune;
 mod repack;
 mod survey;
+mod watch;
 
 use self::survey::Survey;
 use super::index::Index;
@@ -18,8 +19,9 @@ use super::repository::Repository;
 use crate::error::{Error, Result};
 
 pub use check::{CheckReport, Finding, ReadData};
-pub use plan::PrunePlan;
+pub use plan::{PruneOptions, PrunePlan};
 pub use prune::PruneStats;
+pub use watch::{Progress, Stage, Watch};
 
 impl Repository {
     /// The index for those that add: what lies in packs that are missing, or have another size than

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::super::files::{BlobRecord, Location, pack_name};
 use super::super::index::Index;
 use super::super::repository::{Repository, is_damage};
+use super::watch::{Count, Stage, Watch};
 use crate::error::{Error, Result, sentence};
 
 /// More troubles are only counted: one missing pack can hold a hundred thousand files.
@@ -77,6 +78,7 @@ struct Frame {
 }
 
 struct Walk<'a> {
+    watch: &'a Watch<'a>,
     trees: TreeReader<'a>,
     broken: &'a dyn Fn(BlobType, &BlobId) -> Option<String>,
     judged: HashMap<BlobId, bool>,
@@ -87,14 +89,17 @@ struct Walk<'a> {
 /// Walks the trees of `snapshots`; `broken` says of a blob why it cannot be had.
 ///
 /// # Errors
-/// If the storage fails. Damage is reported as a trouble.
+/// If the storage fails; `Cancelled`. Damage is reported as a trouble.
 pub(super) fn walk(
     repository: &Repository,
     index: &Index,
     snapshots: &[SnapshotFile],
     broken: &dyn Fn(BlobType, &BlobId) -> Option<String>,
+    watch: &Watch<'_>,
 ) -> Result<Needed> {
+    let count = Count::begin(watch, Stage::WalkingSnapshots, snapshots.len(), 0);
     let mut walk = Walk {
+        watch,
         trees: TreeReader { repository, index, packs: VecDeque::new() },
         broken,
         judged: HashMap::new(),
@@ -105,6 +110,7 @@ pub(super) fn walk(
         if !walk.snapshot(snapshot)? {
             walk.needed.affected.push(snapshot.id);
         }
+        count.add(1, 0);
     }
     Ok(walk.needed)
 }
@@ -161,6 +167,7 @@ impl Walk<'_> {
         if let Some(is_whole) = self.judged.get(&id) {
             return Ok(Some(*is_whole));
         }
+        self.watch.check("looking through the snapshots")?;
         let broken = (self.broken)(BlobType::Tree, &id);
         let tree = match broken {
             Some(why) => Err(why),

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::super::files::{BlobRecord, Location, pack_name};
 use super::super::repository::{Repository, is_damage};
 use super::survey::Pack;
+use super::watch::{Count, Watch};
 use crate::error::{Result, sentence};
 
 /// So much is read at once; a single blob may be longer.
@@ -23,24 +24,29 @@ pub(super) struct PackVerdict {
     pub(super) blobs: Vec<(BlobRecord, String)>,
     /// Whether the end could not be read, so that nothing is known of it.
     pub(super) is_cut: bool,
-    /// How much was read.
-    pub(super) read_bytes: u64,
 }
 
 /// Reads a pack without flaws on the outside.
 ///
 /// # Errors
-/// If the storage fails. Damage is in the verdict.
-pub(super) fn check(repository: &Repository, id: &PackId, pack: &Pack) -> Result<PackVerdict> {
+/// If the storage fails; `Cancelled`. Damage is in the verdict.
+pub(super) fn check(
+    repository: &Repository,
+    id: &PackId,
+    pack: &Pack,
+    watch: &Watch<'_>,
+    count: &Count<'_>,
+) -> Result<PackVerdict> {
     let mut verdict = PackVerdict::default();
     let size = pack.stored_bytes.unwrap_or_default();
     let name = pack_name(id);
     let mut hasher = Sha256::new();
     let mut read = |range: std::ops::Range<u64>, verdict: &mut PackVerdict| {
+        watch.check("reading the packs")?;
         let length = range.end - range.start;
         match repository.storage().get_range(&name, range) {
             Ok(content) => {
-                verdict.read_bytes += length;
+                count.add(0, length);
                 hasher.update(&content);
                 Ok(Some(content))
             }

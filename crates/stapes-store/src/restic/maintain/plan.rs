@@ -4,13 +4,36 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rustic_core::BlobId;
-use rustic_core::repofile::{BlobType, IndexId, PackId};
+use rustic_core::repofile::{BlobType, IndexId, PackId, SnapshotId};
 
 use super::super::files::{BlobRecord, PackRecord};
+use super::super::lock::{Lock, Mark};
 use super::super::repository::{Repository, is_damage};
 use super::needed::{self, Needed, Trouble};
 use super::survey::{Pack, Survey};
+use super::watch::Watch;
 use crate::error::{Error, Result};
+
+/// What pruning is to leave.
+#[derive(Clone, Debug)]
+pub struct PruneOptions {
+    /// Of all bytes that are needed, so many hundredths may stay beside them unused, so that packs of
+    /// which little is unused are not copied.
+    pub max_unused_percent: u8,
+    /// Whether everything may go where no snapshot is left. A list of snapshots that is empty by
+    /// mistake looks the same, so that somebody has to say it.
+    pub to_nothing: bool,
+    /// Snapshots that are taken for forgotten already, so that what that gives can be told before.
+    /// Pruning is refused as long as one of them is there.
+    pub without: Vec<SnapshotId>,
+}
+
+impl Default for PruneOptions {
+    /// As restic does it: a twentieth may stay unused.
+    fn default() -> Self {
+        Self { max_unused_percent: 5, to_nothing: false, without: Vec::new() }
+    }
+}
 
 /// What pruning will do. Byte counts are of stored bytes.
 #[derive(Debug, Default)]
@@ -35,6 +58,10 @@ pub struct PrunePlan {
     pub(super) reindexed: Vec<PackRecord>,
     pub(super) old_index_files: Vec<IndexId>,
     pub(super) old_packs: Vec<PackId>,
+    /// The snapshots that must be gone before.
+    pub(super) without: Vec<SnapshotId>,
+    /// The lock under which it was made.
+    pub(super) made_under: Mark,
 }
 
 impl PrunePlan {
@@ -43,6 +70,9 @@ impl PrunePlan {
         self.old_packs.is_empty() && self.old_index_files.is_empty()
     }
 }
+
+/// What a plan that is cancelled calls itself.
+const WHAT: &str = "planning what to prune";
 
 /// What is needed of one pack.
 struct Share {
@@ -54,50 +84,49 @@ struct Share {
 impl Repository {
     /// Decides what can be removed, and what must be copied for that.
     ///
-    /// Of all bytes that are needed, `max_unused_percent` hundredths may stay beside them unused, so
-    /// that packs of which little is unused are not copied.
+    /// A shared lock is enough to look at what would be done; what is done must have been planned under
+    /// the exclusive lock under which it is done, as others may have added something before.
     ///
     /// # Errors
     /// `Damaged` if an index file or snapshot cannot be read or anything is missing that a snapshot
-    /// needs: what is needed is then not known. `Refused` if the repository is for appending only.
-    pub fn plan_prune(&self, max_unused_percent: u8) -> Result<PrunePlan> {
-        self.plan_prune_down_to(1, max_unused_percent)
-    }
-
-    /// As [`Repository::plan_prune`], also where no snapshot is left: then everything goes. A list that
-    /// is empty by mistake looks the same, so that somebody has to say it.
-    ///
-    /// # Errors
-    /// Those of [`Repository::plan_prune`].
-    pub fn plan_prune_to_nothing(&self, max_unused_percent: u8) -> Result<PrunePlan> {
-        self.plan_prune_down_to(0, max_unused_percent)
-    }
-
-    fn plan_prune_down_to(&self, snapshots: usize, max_unused_percent: u8) -> Result<PrunePlan> {
+    /// needs: what is needed is then not known. `Refused` if the repository is for appending only, if
+    /// no snapshot is left and that was not expected, or if the lock is of another repository; `Locked`
+    /// if it was lost; `Cancelled`; if the storage fails.
+    pub fn plan_prune(
+        &self,
+        lock: &Lock,
+        options: &PruneOptions,
+        watch: &Watch<'_>,
+    ) -> Result<PrunePlan> {
+        lock.check_of(self)?;
+        lock.check()?;
         if self.config().append_only == Some(true) {
             let what = format!("pruning {}", self.storage().label());
             return Err(Error::refused(what, "its configuration allows to append only"));
         }
         let survey = Survey::take(self)?;
-        let needed = self.needed(&survey, snapshots)?;
-        let rotten = self.rotten_copies(&survey, &needed)?;
+        let needed = self.needed(&survey, options, watch)?;
+        let rotten = self.rotten_copies(&survey, &needed, watch)?;
         let shares = shares(&survey.packs, &needed, &rotten);
         let placed: usize = shares.values().map(|share| share.used.len()).sum();
         if placed != needed.trees.len() + needed.data.len() {
             let why = "index files disagree about what is in a pack; nothing is pruned";
             return Err(Error::damaged("the index", why));
         }
-        Ok(plan(survey, shares, max_unused_percent))
+        let mut plan = plan(survey, shares, options.max_unused_percent);
+        plan.without.clone_from(&options.without);
+        plan.made_under = lock.mark();
+        Ok(plan)
     }
 
     /// What the snapshots need, all of which can be had.
-    fn needed(&self, survey: &Survey, least: usize) -> Result<Needed> {
+    fn needed(&self, survey: &Survey, options: &PruneOptions, watch: &Watch<'_>) -> Result<Needed> {
         let stop =
             |what: String, why: &str| Error::damaged(what, format!("{why}; nothing is pruned"));
         if let Some((_, why)) = survey.damaged_index_files.first() {
             return Err(stop("the index".to_owned(), why));
         }
-        let snapshots = self.snapshots()?;
+        let mut snapshots = self.snapshots()?;
         if let Some((_, why)) = snapshots.damaged.first() {
             return Err(stop("a snapshot".to_owned(), why));
         }
@@ -109,11 +138,12 @@ impl Repository {
                 .map(|mut flaws| flaws.pop().unwrap_or_else(|| "no index file names it".to_owned()))
         };
         // A list that comes back empty by mistake would make everything superfluous.
-        if snapshots.whole.len() < least && !survey.packs.is_empty() {
+        snapshots.whole.retain(|snapshot| !options.without.contains(&snapshot.id));
+        if snapshots.whole.is_empty() && !options.to_nothing && !survey.packs.is_empty() {
             let what = format!("pruning {}", self.storage().label());
             return Err(Error::refused(what, "no snapshot is there at all, and there is data"));
         }
-        let needed = needed::walk(self, &survey.index, &snapshots.whole, &why)?;
+        let needed = needed::walk(self, &survey.index, &snapshots.whole, &why, watch)?;
         match needed.troubles.first() {
             None => Ok(needed),
             Some(Trouble { snapshot, path, why }) => {
@@ -126,7 +156,12 @@ impl Repository {
 impl Repository {
     /// Of what is needed and lies in several packs, the copies that cannot be read. Only one copy is
     /// kept of each, and it must not be such a one.
-    fn rotten_copies(&self, survey: &Survey, needed: &Needed) -> Result<HashSet<(PackId, BlobId)>> {
+    fn rotten_copies(
+        &self,
+        survey: &Survey,
+        needed: &Needed,
+        watch: &Watch<'_>,
+    ) -> Result<HashSet<(PackId, BlobId)>> {
         let mut seen = HashSet::new();
         let mut several = BTreeSet::new();
         for pack in survey.packs.values().filter(|pack| pack.flaw().is_none()) {
@@ -140,6 +175,7 @@ impl Repository {
         let is_whole = |pack: &PackId| survey.packs.get(pack).is_some_and(|p| p.flaw().is_none());
         let mut rotten = HashSet::new();
         for (kind, id) in several {
+            watch.check(WHAT)?;
             let places = survey.index.all(kind, &id).into_iter();
             let (mut good, mut why) = (false, None);
             for place in places.filter(|place| is_whole(&place.pack)) {

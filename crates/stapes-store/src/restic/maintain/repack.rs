@@ -8,7 +8,9 @@ use super::super::files::{BlobRecord, PackRecord, bytes_of, pack_name};
 use super::super::lock::Lock;
 use super::super::repository::{Repository, hash};
 use super::pack_check::location;
+use super::plan::PrunePlan;
 use super::prune::PruneStats;
+use super::watch::{Count, Stage, Watch};
 use crate::error::{Error, Result};
 
 /// A pack that has so many bytes is full, as restic has it.
@@ -28,7 +30,8 @@ pub(super) struct NewPack {
 pub(super) fn copy(
     repository: &Repository,
     lock: &Lock,
-    copies: &[(PackId, Vec<BlobRecord>)],
+    plan: &PrunePlan,
+    watch: &Watch<'_>,
     stats: &mut PruneStats,
 ) -> Result<Vec<PackRecord>> {
     let (mut trees, mut data) = (NewPack::default(), NewPack::default());
@@ -42,8 +45,10 @@ pub(super) fn copy(
         done.push(record);
         Ok::<_, Error>(())
     };
-    for (id, blobs) in copies {
+    let count = Count::begin(watch, Stage::CopyingPacks, plan.copies.len(), plan.copied_bytes);
+    for (id, blobs) in &plan.copies {
         for run in runs(blobs) {
+            watch.check("copying what stays")?;
             for (blob, sealed) in read(repository, *id, run)? {
                 let pack = if blob.kind == BlobType::Tree { &mut trees } else { &mut data };
                 pack.add(&blob, &sealed);
@@ -51,7 +56,9 @@ pub(super) fn copy(
                     store(pack)?;
                 }
             }
+            count.add(0, run.iter().map(|blob| u64::from(blob.length)).sum());
         }
+        count.add(1, 0);
     }
     for pack in [&mut trees, &mut data] {
         if !pack.blobs.is_empty() {

@@ -65,7 +65,7 @@ impl Lab {
     }
 
     fn check(&self, read_data: ReadData) -> CheckReport {
-        self.repository.check(read_data).unwrap()
+        self.repository.check(read_data, &Watch::NOBODY).unwrap()
     }
 
     fn assert_sound(&self) {
@@ -79,8 +79,23 @@ impl Lab {
 
     fn prune(&self, max_unused_percent: u8) -> Result<PruneStats> {
         let lock = self.lock();
-        let plan = self.repository.plan_prune(max_unused_percent)?;
-        self.repository.prune(&lock, &plan)
+        let plan = self.plan(&lock, max_unused_percent)?;
+        self.repository.prune(&lock, &plan, &Watch::NOBODY)
+    }
+
+    fn plan(&self, lock: &Lock, max_unused_percent: u8) -> Result<PrunePlan> {
+        let options = PruneOptions { max_unused_percent, ..PruneOptions::default() };
+        self.repository.plan_prune(lock, &options, &Watch::NOBODY)
+    }
+
+    /// What would be done, as it is shown before.
+    fn preview(&self, max_unused_percent: u8) -> PrunePlan {
+        let lock = self.repository.lock(LockKind::Shared).unwrap();
+        self.plan(&lock, max_unused_percent).unwrap()
+    }
+
+    fn forget(&self, ids: &[SnapshotId]) {
+        self.repository.forget(&self.lock(), ids).unwrap();
     }
 
     /// All files but the locks.
@@ -130,6 +145,9 @@ impl<'a> Packer<'a> {
 fn hex(id: &Id) -> String {
     id.to_hex().as_str().to_owned()
 }
+
+mod prune;
+mod reading;
 
 #[test]
 fn a_repository_of_several_backups_is_sound() {
@@ -201,7 +219,7 @@ fn every_flipped_byte_anywhere_is_found_and_told_without_a_panic() {
             lab.storage.damage(&name, |content| content[place] ^= 0x11);
             match Repository::open(lab.storage.clone(), b"secret") {
                 Ok(repository) => {
-                    let report = repository.check(ReadData::All).unwrap();
+                    let report = repository.check(ReadData::All, &Watch::NOBODY).unwrap();
                     assert!(!report.is_sound(), "byte {place} of {name}");
                     let texts: Vec<_> = report.findings.iter().map(ToString::to_string).collect();
                     assert!(texts.iter().any(|text| text.contains(&name)), "{name}: {texts:?}");
@@ -225,12 +243,14 @@ fn every_cut_and_every_missing_file_is_found_and_told_without_a_panic() {
             lab.storage.damage(&name, |content| content.truncate(cut));
             if let Ok(repository) = Repository::open(lab.storage.clone(), b"secret") {
                 for read_data in [ReadData::Nothing, ReadData::All] {
-                    let report = repository.check(read_data).unwrap();
+                    let report = repository.check(read_data, &Watch::NOBODY).unwrap();
                     assert!(!report.is_sound(), "{name} cut to {cut}");
                 }
                 let repository = Arc::new(repository);
                 let lock = repository.lock(LockKind::Exclusive).unwrap();
-                assert!(repository.plan_prune(0).is_err(), "{name} cut to {cut}");
+                let options = PruneOptions::default();
+                let planned = repository.plan_prune(&lock, &options, &Watch::NOBODY);
+                assert!(planned.is_err(), "{name} cut to {cut}");
                 drop(lock);
             }
         }
@@ -238,70 +258,13 @@ fn every_cut_and_every_missing_file_is_found_and_told_without_a_panic() {
         lab.storage.remove(&name);
         if let Ok(repository) = Repository::open(lab.storage.clone(), b"secret") {
             let is_snapshot = name.starts_with("snapshots/");
-            assert_eq!(repository.check(ReadData::All).unwrap().is_sound(), is_snapshot, "{name}");
+            assert_eq!(
+                repository.check(ReadData::All, &Watch::NOBODY).unwrap().is_sound(),
+                is_snapshot,
+                "{name}"
+            );
         }
     }
-}
-
-#[test]
-fn pruning_removes_what_was_forgotten_and_nothing_else() {
-    let lab = Lab::new();
-    let first = lab.backup(&[("a", "one"), ("b", "two"), ("c", "three")]);
-    lab.backup(&[("a", "one"), ("b", "four")]);
-    assert!(lab.repository.plan_prune(100).unwrap().unused_bytes > 0);
-
-    let lock = lab.lock();
-    lab.repository.forget(&lock, &[first]).unwrap();
-    drop(lock);
-    lab.assert_sound();
-    let stats = lab.prune(0).unwrap();
-    assert_eq!(stats.removed_packs, 2);
-    lab.assert_sound();
-    assert_eq!(lab.storage.names("data/").len(), 2);
-    assert_eq!(lab.storage.names("index/").len(), 1);
-    assert!(lab.repository.plan_prune(0).unwrap().is_empty());
-
-    let second = lab.repository.snapshots().unwrap().whole[0].id;
-    let lock = lab.lock();
-    lab.repository.forget(&lock, &[second]).unwrap();
-    // An empty list may be a mistake of the storage: somebody has to say that it is none.
-    let refused = lab.repository.plan_prune(5).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Refused);
-    let plan = lab.repository.plan_prune_to_nothing(5).unwrap();
-    lab.repository.prune(&lock, &plan).unwrap();
-    drop(lock);
-    assert!(lab.storage.names("data/").is_empty() && lab.storage.names("index/").is_empty());
-    lab.assert_sound();
-}
-
-#[test]
-fn a_pack_that_is_needed_in_part_is_copied_unless_too_little_of_it_is_unused() {
-    let lab = Lab::new();
-    let long = "x".repeat(1000);
-    let first = lab.backup(&[("a", &long), ("b", "short")]);
-    // The second one uses the first one's content: its own copy is removed.
-    lab.backup(&[("a", &long)]);
-    let own = lab.storage.names("data/");
-    let lock = lab.lock();
-    lab.repository.forget(&lock, &[first]).unwrap();
-    drop(lock);
-    let packs: BTreeMap<_, _> =
-        own.iter().map(|name| (name.clone(), lab.storage.stat(name).unwrap())).collect();
-    let plan = lab.repository.plan_prune(50).unwrap();
-    assert_eq!(plan.copied_bytes, 0);
-    assert!(packs.len() == 4 && plan.removed_packs == 2, "{plan:?}");
-
-    // Needed from one half each: both are copied.
-    let lab = Lab::new();
-    let first = lab.backup(&[("a", &long), ("b", "1"), ("c", "3")]);
-    lab.backup(&[("b", "1")]);
-    lab.backup(&[("c", "3"), ("a", &long)]);
-    let lock = lab.lock();
-    lab.repository.forget(&lock, &[first]).unwrap();
-    drop(lock);
-    lab.prune(0).unwrap();
-    lab.assert_sound();
-    assert_eq!(lab.repository.plan_prune(0).unwrap().unused_bytes, 0);
 }
 
 #[test]
@@ -322,125 +285,6 @@ fn what_is_lost_is_stored_again_and_not_believed_to_be_there() {
     assert!(count(&index) > 0 && count(&index) < count(&all));
     let one = BlobId::from(hash(b"one"));
     assert!(all.has(BlobType::Data, &one) && !index.has(BlobType::Data, &one));
-}
-
-#[test]
-fn of_a_blob_that_lies_twice_the_copy_that_can_be_read_stays() {
-    for rotten in 0..2 {
-        let lab = Lab::new();
-        let forgotten = lab.backup(&[("a", "one"), ("b", "two")]);
-        lab.backup(&[("a", "one")]);
-        // The packs of content; those of trees hold a name and are longer.
-        let packs: Vec<String> = lab
-            .storage
-            .names("data/")
-            .into_iter()
-            .filter(|name| lab.storage.stat(name).unwrap().unwrap() < 200)
-            .collect();
-        assert_eq!(packs.len(), 2);
-        lab.storage.damage(&packs[rotten], |bytes| bytes[20] ^= 1);
-        let lock = lab.lock();
-        lab.repository.forget(&lock, &[forgotten]).unwrap();
-        drop(lock);
-        assert!(lab.check(ReadData::All).affected.is_empty());
-        for max_unused_percent in [100, 0] {
-            lab.prune(max_unused_percent).unwrap();
-            let report = lab.check(ReadData::All);
-            assert!(report.affected.is_empty(), "{rotten}: {:?}", report.findings);
-        }
-    }
-}
-
-/// A repository of which pruning must copy, write, and remove something.
-fn to_prune() -> Lab {
-    let lab = Lab::new();
-    let forgotten =
-        [lab.backup(&[("a", "one"), ("b", "two"), ("c", "three")]), lab.backup(&[("d", "four")])];
-    // Its trees are its own, its content is that of the first.
-    let kept = lab.backup(&[("b", "two")]);
-    let lock = lab.lock();
-    lab.repository.forget(&lock, &forgotten).unwrap();
-    drop(lock);
-    // Without its own copy of the content, the first pack is needed in part.
-    let report = lab.repository.snapshots().unwrap();
-    assert_eq!(report.whole[0].id, kept);
-    let names = lab.storage.names("data/");
-    let small =
-        names.iter().find(|name| lab.storage.stat(name).unwrap() == Some(3 + 32 + 32 + 37 + 4));
-    lab.storage.remove(small.unwrap());
-    lab
-}
-
-#[test]
-fn pruning_that_is_cut_off_at_any_change_leaves_a_sound_repository() {
-    let whole = to_prune();
-    let plan = whole.repository.plan_prune(0).unwrap();
-    assert!(plan.repacked_packs > 0 && plan.removed_packs > 0, "{plan:?}");
-    let damaged_before = whole.check(ReadData::All).affected;
-    assert!(damaged_before.is_empty());
-    let mut cut = 0;
-    loop {
-        let lab = whole.copy();
-        let lock = lab.lock();
-        let plan = lab.repository.plan_prune(0).unwrap();
-        lab.storage.fail_after(Some(cut));
-        let result = lab.repository.prune(&lock, &plan);
-        lab.storage.fail_after(None);
-        drop(lock);
-        let report = lab.check(ReadData::All);
-        assert!(report.affected.is_empty(), "cut after {cut}: {:?}", report.findings);
-        lab.prune(0).unwrap();
-        lab.assert_sound();
-        assert_eq!(lab.storage.names("data/").len(), 2, "cut after {cut}");
-        if result.is_ok() {
-            break;
-        }
-        cut += 1;
-    }
-    assert!(cut >= 6, "{cut} changes only");
-}
-
-#[test]
-fn what_is_new_is_durable_before_what_is_old_goes() {
-    let lab = to_prune();
-    lab.storage.take_log();
-    lab.prune(0).unwrap();
-    let log = lab.storage.take_log();
-    let order = |line: &String| match line.split('/').next().unwrap() {
-        "put data" => Some(0),
-        "put index" => Some(1),
-        "delete index" => Some(2),
-        "delete data" => Some(3),
-        _ => None,
-    };
-    let steps: Vec<_> = log.iter().filter_map(order).collect();
-    assert!(steps.is_sorted(), "{log:?}");
-    assert!((0..4).all(|step| steps.contains(&step)), "{log:?}");
-}
-
-#[test]
-fn pruning_removes_what_a_cut_off_backup_left() {
-    let lab = Lab::new();
-    lab.backup(&[("a", "one")]);
-    let mut packer = Packer::new(&lab.repository);
-    packer.add(BlobType::Data, b"left");
-    let left = packer.store();
-    assert_eq!(lab.check(ReadData::All).unindexed.len(), 1);
-    lab.prune(5).unwrap();
-    assert!(!lab.storage.names("data/").contains(&pack_name(&left.id)));
-    lab.assert_sound();
-}
-
-#[test]
-fn a_damaged_blob_that_must_be_copied_stops_pruning_before_anything_is_removed() {
-    let lab = to_prune();
-    let plan = lab.repository.plan_prune(0).unwrap();
-    let (pack, blobs) = &plan.copies[0];
-    let place = usize::try_from(blobs[0].offset).unwrap() + 20;
-    lab.storage.damage(&pack_name(pack), |content| content[place] ^= 1);
-    let before = lab.names();
-    assert_eq!(lab.prune(0).unwrap_err().kind(), ErrorKind::Damaged);
-    assert!(before.iter().all(|name| lab.names().contains(name)));
 }
 
 #[test]
@@ -470,12 +314,4 @@ fn large_packs_are_read_in_pieces_and_holes_are_left_out() {
     assert_eq!(lengths(&[(9 * mib, 5 * mib), (14 * mib, 5 * mib), (19 * mib, 2 * mib)]), [1, 2]);
     assert_eq!(lengths(&[(mib, 20 * mib)]), [1]);
     assert!(lengths(&[]).is_empty());
-}
-
-#[test]
-fn a_shared_lock_is_not_enough_to_prune() {
-    let lab = to_prune();
-    let lock = lab.repository.lock(LockKind::Shared).unwrap();
-    let plan = lab.repository.plan_prune(0).unwrap();
-    assert_eq!(lab.repository.prune(&lock, &plan).unwrap_err().kind(), ErrorKind::Refused);
 }
