@@ -87,7 +87,7 @@ impl Repository {
     /// # Errors
     /// `Refused` if the password is empty; if the storage fails or does not give back what it got.
     pub fn add_key(&self, password: &[u8]) -> Result<KeyId> {
-        store(&**self.storage(), self.key(), password)
+        seal(self.key(), password)?.store(&**self.storage())
     }
 
     /// Removes a key file, also one that cannot be read.
@@ -141,8 +141,17 @@ fn name(id: &Id) -> String {
     format!("keys/{}", id.to_hex().as_str())
 }
 
-/// Seals `key` with a password, stores it, and checks that it can be had back.
-pub(super) fn store(storage: &dyn Storage, key: &Key, password: &[u8]) -> Result<KeyId> {
+/// A key file that is still to be stored.
+pub(super) struct NewKey {
+    id: Id,
+    content: Vec<u8>,
+}
+
+/// Seals `key` with a password.
+///
+/// # Errors
+/// `Refused` if the password is empty.
+pub(super) fn seal(key: &Key, password: &[u8]) -> Result<NewKey> {
     if password.is_empty() {
         return Err(Error::refused("a key without password", "it would protect nothing"));
     }
@@ -161,25 +170,50 @@ pub(super) fn store(storage: &dyn Storage, key: &Key, password: &[u8]) -> Result
     let user = derive(&file, password).map_err(|why| Error::refused("making a key", why))?;
     file.data = json("the master key", &key.to_master())?;
     user.seal(&mut file.data);
-    let content = json("the key file", &file)?;
-    let id = hash(&content);
-    storage.put(&name(&id), &[&content])?;
-    let damaged = |why: &str| Error::damaged(format!("{} in {}", name(&id), storage.label()), why);
-    if storage.get(&name(&id))? != content {
-        return Err(damaged("it was stored just now and has other bytes already"));
+    if !matches!(master_key(&user, &file), Ok(again) if again == *key) {
+        return Err(Error::refused("making a key", "it does not open what it was made for"));
     }
-    match master_key(&user, &file) {
-        Ok(again) if again == *key => Ok(id.into()),
-        _ => Err(damaged("it does not open")),
+    let content = json("the key file", &file)?;
+    Ok(NewKey { id: hash(&content), content })
+}
+
+impl NewKey {
+    pub(super) fn id(&self) -> KeyId {
+        self.id.into()
+    }
+
+    /// Stores the file and checks that it can be had back.
+    pub(super) fn store(&self, storage: &dyn Storage) -> Result<KeyId> {
+        storage.put(&name(&self.id), &[&self.content])?;
+        if storage.get(&name(&self.id))? == self.content {
+            return Ok(self.id());
+        }
+        let what = format!("{} in {}", name(&self.id), storage.label());
+        Err(Error::damaged(what, "it was stored just now and has other bytes already"))
+    }
+
+    /// Removes the file; one that is not there is a success.
+    pub(super) fn remove(&self, storage: &dyn Storage) -> Result<()> {
+        match storage.delete(&name(&self.id)) {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
-/// The first key that opens with the password. Files that cannot be read hide no others.
+/// The first key that opens with the password, and that `fits`: one that does not is what a second init
+/// at the same time has left. If all that open do not fit, it is one of those. Files that cannot be read
+/// hide no others.
 ///
 /// # Errors
 /// `WrongPassword` if all keys that can be read were tried, at least one; `Damaged` if none can be read;
 /// if the storage fails at a key and no other one opens, as the password may be that one's.
-pub(super) fn find(storage: &dyn Storage, password: &[u8]) -> Result<(KeyId, Key)> {
+pub(super) fn find(
+    storage: &dyn Storage,
+    password: &[u8],
+    fits: impl Fn(&Key) -> bool,
+) -> Result<(KeyId, Key)> {
+    let mut stray = None;
     let mut tried = 0;
     let mut unusable = Vec::new();
     let mut failed = None;
@@ -187,7 +221,8 @@ pub(super) fn find(storage: &dyn Storage, password: &[u8]) -> Result<(KeyId, Key
     for (id, size) in &ids {
         match judged(read(storage, id, *size)) {
             Ok(Judged::Whole((file, name))) => match open(&file, password) {
-                Ok(key) => return Ok((KeyId::from(*id), key)),
+                Ok(key) if fits(&key) => return Ok((KeyId::from(*id), key)),
+                Ok(key) => stray = Some((KeyId::from(*id), key)),
                 // What it seals may have been changed: then no password opens it.
                 Err(NoKey::OtherPassword) if matches!(name, Name::Wrong) => {
                     unusable.push((id, WRONG_NAME.to_owned()));
@@ -206,6 +241,9 @@ pub(super) fn find(storage: &dyn Storage, password: &[u8]) -> Result<(KeyId, Key
     }
     if let Some(failed) = failed {
         return Err(failed);
+    }
+    if let Some(stray) = stray {
+        return Ok(stray);
     }
     let mut why = match (ids.len(), tried) {
         (0, _) => "it has no key files".to_owned(),

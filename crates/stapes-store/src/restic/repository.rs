@@ -1,7 +1,9 @@
-//! A repository as a whole: making it, opening it, and its files that are sealed as a whole.
+//! A repository as a whole: opening it, and its files that are sealed as a whole.
 //!
 //! A file is named by the SHA-256 of its sealed bytes and checked against that name when it is read.
 //! Which packs are written, who may use the repository, and what a snapshot means is decided elsewhere.
+
+mod init;
 
 use std::cell::RefCell;
 use std::io::Read;
@@ -16,7 +18,6 @@ use super::files::{FileKind, IndexFile, Location, pack_name};
 use super::index::{Index, IndexBuilder};
 use super::keys;
 use super::parallel;
-use super::polynomial;
 use crate::error::{Error, ErrorKind, Result, sentence};
 use crate::storage::Storage;
 
@@ -41,35 +42,24 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Makes a repository with one key.
-    ///
-    /// The configuration is written last: before it is there, there is no repository.
-    ///
-    /// # Errors
-    /// `Refused` if the password is empty or anything of a repository is there already, and if the
-    /// storage fails.
-    pub fn init(storage: Arc<dyn Storage>, password: &[u8]) -> Result<Self> {
-        refuse_what_lies_there(&*storage)?;
-        let id = Id::random();
-        let config = ConfigFile::new(2, id.into(), polynomial::random());
-        let key = Key::random();
-        let key_id = keys::store(&*storage, &key, password)?;
-        let repository = Self { storage, key, key_id: Mutex::new(key_id), config };
-        repository.save(FileKind::Config, &json("the configuration", &repository.config)?)?;
-        Ok(repository)
-    }
-
     /// Opens a repository of format 1 or 2 with any of its passwords.
     ///
     /// # Errors
     /// `NoRepository` if there is none, `WrongPassword` if no key opens with the password, `Damaged` if
     /// what is needed cannot be read, `Refused` if it has a newer format.
     pub fn open(storage: Arc<dyn Storage>, password: &[u8]) -> Result<Self> {
-        let Some(size) = storage.stat("config")? else { return Err(no_configuration(&*storage)?) };
-        let (key_id, key) = keys::find(&*storage, password)?;
+        let Some(size) = storage.stat("config")? else {
+            return Err(init::no_configuration(&*storage)?);
+        };
         let what = format!("the configuration of the repository {}", storage.label());
         let sealed = get_limited(&*storage, "config", size)?;
-        let plain = unpack(&key, sealed).map_err(|why| Error::damaged(&what, why))?;
+        let fits = |key: &Key| key.open_slice(&mut sealed.clone()).is_ok();
+        let (key_id, key) = keys::find(&*storage, password, fits)?;
+        let plain = unpack(&key, sealed).map_err(|why| {
+            let key = key_id.to_hex();
+            let why = format!("{why}; or the key {} is one of another repository", key.as_str());
+            Error::damaged(&what, why)
+        })?;
         let config: ConfigFile = serde_json::from_slice(&plain)
             .map_err(|error| Error::damaged(&what, sentence(&error)))?;
         if !(1..=2).contains(&config.version) {
@@ -374,36 +364,6 @@ fn decompress_blob(packed: &[u8], length: u32) -> Result<Vec<u8>, String> {
         return Err(format!("it unpacks to {} bytes instead of {length}", content.len()));
     }
     Ok(content)
-}
-
-fn refuse_what_lies_there(storage: &dyn Storage) -> Result<()> {
-    let what = || format!("making a repository at {}", storage.label());
-    if storage.stat("config")?.is_some() {
-        return Err(Error::refused(what(), "there is one already"));
-    }
-    for folder in ["keys", "snapshots", "index", "data", "locks"] {
-        if let Some(entry) = storage.list(folder)?.first() {
-            let why = format!(
-                "files of a repository without configuration lie there, such as {} in {folder}; \
-                 remove them if they are of no use",
-                entry.name
-            );
-            return Err(Error::refused(what(), why));
-        }
-    }
-    Ok(())
-}
-
-/// Why there is no repository at a place without configuration: lost, or never there.
-fn no_configuration(storage: &dyn Storage) -> Result<Error> {
-    let has_keys = !list_ids(storage, "keys")?.is_empty();
-    if has_keys && !storage.list("data")?.is_empty() {
-        let what = format!("the repository {}", storage.label());
-        return Ok(Error::damaged(what, "its file «config» is missing, keys and data are there"));
-    }
-    let why =
-        if has_keys { "there are keys only, as a cut-off init leaves them" } else { "no config" };
-    Ok(Error::NoRepository { path: storage.label().into(), why: why.to_owned() })
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ mod contract;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
+mod init;
+#[cfg(test)]
 mod rest;
 #[cfg(test)]
 mod restic;

@@ -245,8 +245,13 @@ fn a_storage_that_fails_is_not_taken_for_damage_of_what_could_not_be_read() {
 #[test]
 fn a_key_that_the_storage_does_not_give_is_no_wrong_password() {
     let (storage, made) = faulty();
-    for (cause, kind) in FAILURES {
+    // The configuration is read first.
+    let fail_at_key = |cause| {
+        storage.fail(Verb::Get, Fault::Pass, 1);
         storage.fail(Verb::Get, Fault::Before(cause), 1);
+    };
+    for (cause, kind) in FAILURES {
+        fail_at_key(cause);
         assert_eq!(kind_of(Repository::open(storage.clone(), b"secret")), kind);
     }
     // Also if there is another key, that was tried: the password may be that of the first.
@@ -256,14 +261,14 @@ fn a_key_that_the_storage_does_not_give_is_no_wrong_password() {
     let first: &[u8] = if keys[0] == *other { b"other" } else { b"secret" };
     let second: &[u8] = if keys[0] == *other { b"secret" } else { b"other" };
     for cause in [Cause::Other, Cause::Denied] {
-        storage.fail(Verb::Get, Fault::Before(cause), 1);
+        fail_at_key(cause);
         let kind = kind_of(Repository::open(storage.clone(), first));
         assert!(matches!(kind, ErrorKind::Io | ErrorKind::Denied), "{kind:?}");
         // The one that can be read opens all the same.
-        storage.fail(Verb::Get, Fault::Before(cause), 1);
+        fail_at_key(cause);
         Repository::open(storage.clone(), second).unwrap();
     }
-    assert_eq!(kind_of(Repository::open(storage, b"neither")), ErrorKind::WrongPassword);
+    assert_eq!(kind_of(Repository::open(storage.clone(), b"neither")), ErrorKind::WrongPassword);
 }
 
 #[test]
