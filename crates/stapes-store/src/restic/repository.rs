@@ -152,7 +152,7 @@ impl Repository {
     /// `Damaged` with the file's name if one cannot be read; if the storage fails.
     pub fn load_index(&self) -> Result<Index> {
         let builder = Mutex::new(IndexBuilder::default());
-        parallel::try_map(self.list(FileKind::Index)?, |(id, size)| {
+        parallel::map(self.list(FileKind::Index)?, |(id, size)| {
             let file = self.load_index_file(&id.into(), size)?;
             builder.lock().unwrap_or_else(PoisonError::into_inner).add(&file.packs);
             Ok(())

@@ -25,7 +25,7 @@ impl Repository {
     /// If the storage fails, also at a single one: whether that is damaged is then not known.
     pub fn snapshots(&self) -> Result<Snapshots> {
         let files = self.list(FileKind::Snapshot)?;
-        let read = parallel::try_map(files, |(id, size)| {
+        let read = parallel::map(files, |(id, size)| {
             let read = self
                 .load_sized(FileKind::Snapshot, &id, size)
                 .and_then(|content| self.parse_snapshot(&id, &content));

@@ -214,7 +214,7 @@ impl Repository {
         let chosen = choose(sound, read_data);
         let bytes = chosen.iter().map(|(_, pack)| size(pack)).sum();
         let count = Count::begin(watch, Stage::ReadingPacks, chosen.len(), bytes);
-        let verdicts = parallel::try_map(chosen, |(id, pack)| {
+        let verdicts = parallel::map(chosen, |(id, pack)| {
             let verdict = match pack_check::check(self, &id, pack, watch, &count) {
                 // A single file; what is wrong with the storage as a whole ends the check.
                 Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Denied) => {

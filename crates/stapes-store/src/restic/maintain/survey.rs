@@ -48,13 +48,12 @@ impl Survey {
         let mut survey = Self::default();
         let mut builder = IndexBuilder::default();
         // Index files before packs: a pack that comes between is then unindexed, and not missing.
-        let loaded =
-            parallel::try_map(repository.list(FileKind::Index)?, |(id, size)| {
-                match load(repository, id, size) {
-                    Err(error) if is_damage(&error) => Ok(Err((id, sentence(&error)))),
-                    loaded => loaded.map(Ok),
-                }
-            })?;
+        let loaded = parallel::map(repository.list(FileKind::Index)?, |(id, size)| {
+            match load(repository, id, size) {
+                Err(error) if is_damage(&error) => Ok(Err((id, sentence(&error)))),
+                loaded => loaded.map(Ok),
+            }
+        })?;
         for loaded in loaded {
             match loaded {
                 Ok((info, packs)) => {
