@@ -13,7 +13,7 @@ use super::crypto::{self, Key};
 use super::host::{self, Host};
 use super::lock::Lock;
 use super::repository::{
-    Judged, Repository, get_limited, hash, json, judged, list_ids, listed_only,
+    Judged, Repository, get_limited, hash, is_damage, json, judged, list_ids, listed_only,
 };
 use crate::error::{Error, ErrorKind, Result, sentence};
 use crate::storage::Storage;
@@ -90,42 +90,54 @@ impl Repository {
         seal(self.key(), password)?.store(&**self.storage())
     }
 
-    /// Removes a key file, also one that cannot be read.
+    /// Removes a key file, also one that is damaged.
     ///
     /// # Errors
-    /// `Refused` if the repository was opened with it, or that one is not there any more; `NotFound`;
-    /// if the lock is not exclusive or was lost; if the storage fails.
+    /// `Refused` if the repository was opened with it, or that one is not what it was any more: it may
+    /// be the last one that opens then; `NotFound`; `Refused` or `Locked` if the lock is not exclusive,
+    /// of another repository, or was lost; if the storage fails.
     pub fn remove_key(&self, lock: &Lock, id: &KeyId) -> Result<()> {
         lock.check_exclusive_of(self)?;
         let used = self.key_id();
-        let what = || format!("removing the key {}", id.to_hex().as_str());
+        let refused = |why| {
+            let id = id.to_hex();
+            Err(Error::refused(format!("removing the key {}", id.as_str()), why))
+        };
         if *id == used {
-            return Err(Error::refused(
-                what(),
-                "it is the one that the repository was opened with",
-            ));
+            return refused("it is the one that the repository was opened with");
         }
-        if self.storage().stat(&name(&used))?.is_none() {
-            let why = "the one that the repository was opened with is not there any more";
-            return Err(Error::refused(what(), why));
+        match self.storage().get(&name(&used)) {
+            Ok(content) if hash(&content) == *used => {}
+            Err(error) if !is_damage(&error) => return Err(error),
+            _ => return refused("the one in use is damaged or gone, and this may be the last one"),
         }
+        lock.confirm()?;
         self.storage().delete(&name(id))
     }
 
     /// Replaces the key in use by one with another password. Returns the new one.
     ///
-    /// If it fails at its end, both open.
+    /// Cut off in between, both open; if it fails there, the new one is in use already, and
+    /// [`Repository::remove_key`] removes the old one.
     ///
     /// # Errors
-    /// `Refused` if the password is empty; if the lock is not exclusive or was lost; if the storage
-    /// fails or does not give back what it got.
+    /// `Refused` if the password is empty; `Refused` or `Locked` if the lock is not exclusive, of
+    /// another repository, or was lost; if the storage fails or does not give back what it got.
     pub fn change_password(&self, lock: &Lock, password: &[u8]) -> Result<KeyId> {
         lock.check_exclusive_of(self)?;
         let old = self.key_id();
         let new = self.add_key(password)?;
         self.set_key_id(new);
-        self.storage().delete(&name(&old))?;
-        Ok(new)
+        lock.confirm()?;
+        match self.storage().delete(&name(&old)) {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(new),
+            Err(Error::Storage { what, source, .. }) => {
+                let doing =
+                    "remove the old key, so that the old and the new password both open it,";
+                Err(Error::Storage { doing, what, source })
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -306,3 +318,6 @@ fn master_key(user: &Key, file: &KeyFile) -> Result<Key, NoKey> {
     let master: MasterKey = serde_json::from_slice(plain).map_err(|_no_json| no_key())?;
     Key::from_master(&master).ok_or_else(no_key)
 }
+
+#[cfg(test)]
+mod tests;

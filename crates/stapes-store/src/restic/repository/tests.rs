@@ -126,70 +126,6 @@ fn sealed_nonsense_is_damage_and_no_panic() {
 }
 
 #[test]
-fn a_damaged_key_file_hides_no_other() {
-    let (storage, made) = made();
-    let used = format!("keys/{}", made.key_id().to_hex().as_str());
-    let other = made.add_key(b"other").unwrap();
-    storage.damage(&used, |content| content.truncate(40));
-    opened(&storage, b"other").unwrap();
-    let error = opened(&storage, b"secret").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::WrongPassword);
-    assert!(error.to_string().contains(&used), "{error}");
-    let keys = made.keys().unwrap();
-    assert_eq!(keys.whole.iter().map(|key| key.id).collect::<Vec<_>>(), [other]);
-    assert_eq!(keys.damaged.len(), 1);
-
-    storage.remove(&format!("keys/{}", other.to_hex().as_str()));
-    assert_eq!(kind_of(opened(&storage, b"secret")), ErrorKind::Damaged);
-}
-
-#[test]
-fn hostile_key_parameters_are_refused_before_they_cost_anything() {
-    let (storage, made) = made();
-    let name = storage.names("keys/").remove(0);
-    let file = String::from_utf8(storage.get(&name).unwrap()).unwrap();
-    for n in ["0", "1", "15", "2147483648", "4294967295"] {
-        let hostile = file.replace("\"N\":16", &format!("\"N\":{n}"));
-        assert_ne!(hostile, file);
-        storage.insert(&name, hostile.into_bytes());
-        let error = opened(&storage, b"secret").unwrap_err().to_string();
-        assert!(error.contains("not sound"), "{error}");
-    }
-    assert_eq!(made.keys().unwrap().damaged.len(), 1);
-}
-
-#[test]
-fn a_password_is_changed_and_the_last_key_stays() {
-    let (storage, repository) = made();
-    let shared = repository.lock(LockKind::Shared).unwrap();
-    assert_eq!(kind_of(repository.change_password(&shared, b"x")), ErrorKind::Refused);
-    drop(shared);
-    let lock = repository.lock(LockKind::Exclusive).unwrap();
-    let old = repository.key_id();
-    assert_eq!(kind_of(repository.remove_key(&lock, &old)), ErrorKind::Refused);
-
-    storage.take_log();
-    let new = repository.change_password(&lock, b"changed").unwrap();
-    let names = [
-        format!("put keys/{}", new.to_hex().as_str()),
-        format!("delete keys/{}", old.to_hex().as_str()),
-    ];
-    assert_eq!(storage.take_log(), names);
-    assert_eq!(kind_of(opened(&storage, b"secret")), ErrorKind::WrongPassword);
-    assert_eq!(opened(&storage, b"changed").unwrap().key(), repository.key());
-    assert_eq!(kind_of(repository.remove_key(&lock, &new)), ErrorKind::Refused);
-
-    let third = repository.add_key(b"third").unwrap();
-    let [first, second] = &*repository.keys().unwrap().whole else { panic!() };
-    assert_eq!([first.in_use, second.in_use].iter().filter(|used| **used).count(), 1);
-    // Somebody else removed the one in use: then nobody knows whether another opens.
-    let other = opened(&storage, b"third").unwrap();
-    other.remove_key(&lock, &new).unwrap();
-    assert_eq!(kind_of(repository.remove_key(&lock, &third)), ErrorKind::Refused);
-    opened(&storage, b"third").unwrap();
-}
-
-#[test]
 fn snapshots_are_listed_by_time_and_one_damaged_hides_no_other() {
     let (storage, repository) = made();
     let save = |time: &str| {
@@ -240,56 +176,6 @@ fn a_storage_that_fails_is_not_taken_for_damage_of_what_could_not_be_read() {
     }
     assert_eq!(repository.snapshots().unwrap().whole.len(), 1);
     assert_eq!(repository.keys().unwrap().whole.len(), 1);
-}
-
-#[test]
-fn a_key_that_the_storage_does_not_give_is_no_wrong_password() {
-    let (storage, made) = faulty();
-    // The configuration is read first.
-    let fail_at_key = |cause| {
-        storage.fail(Verb::Get, Fault::Pass, 1);
-        storage.fail(Verb::Get, Fault::Before(cause), 1);
-    };
-    for (cause, kind) in FAILURES {
-        fail_at_key(cause);
-        assert_eq!(kind_of(Repository::open(storage.clone(), b"secret")), kind);
-    }
-    // Also if there is another key, that was tried: the password may be that of the first.
-    let other = made.add_key(b"other").unwrap();
-    let mut keys = [*made.key_id(), *other];
-    keys.sort();
-    let first: &[u8] = if keys[0] == *other { b"other" } else { b"secret" };
-    let second: &[u8] = if keys[0] == *other { b"secret" } else { b"other" };
-    for cause in [Cause::Other, Cause::Denied] {
-        fail_at_key(cause);
-        let kind = kind_of(Repository::open(storage.clone(), first));
-        assert!(matches!(kind, ErrorKind::Io | ErrorKind::Denied), "{kind:?}");
-        // The one that can be read opens all the same.
-        fail_at_key(cause);
-        Repository::open(storage.clone(), second).unwrap();
-    }
-    assert_eq!(kind_of(Repository::open(storage.clone(), b"neither")), ErrorKind::WrongPassword);
-}
-
-#[test]
-fn a_damaged_key_is_no_wrong_password_and_no_key_is_damage() {
-    let (storage, made) = made();
-    let name = format!("keys/{}", made.key_id().to_hex().as_str());
-    let whole = storage.get(&name).unwrap();
-    let text = String::from_utf8(whole.clone()).unwrap();
-    // A letter of what is sealed: the file is still one, and opens with no password.
-    let place = text.find("\"data\":\"").unwrap() + 30;
-    storage.damage(&name, |content| {
-        content[place] = if content[place] == b'A' { b'B' } else { b'A' };
-    });
-    let error = opened(&storage, b"secret").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
-    assert!(error.to_string().contains(&name), "{error}");
-
-    storage.remove(&name);
-    let error = opened(&storage, b"secret").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
-    assert!(error.to_string().contains("no key"), "{error}");
 }
 
 #[test]
