@@ -11,6 +11,7 @@ pub mod ingest;
 pub mod keys;
 pub mod lock;
 pub mod maintain;
+pub mod mount;
 mod parallel;
 mod polynomial;
 pub mod readout;

@@ -2,7 +2,9 @@
 
 use std::io::Read as _;
 
-use stapes_store::restic::readout::{ChangeKind, Content, Query, RandomAccess, Walk, diff, find};
+use stapes_store::restic::readout::{
+    BlobCache, ChangeKind, Content, Query, RandomAccess, Walk, diff, find,
+};
 use stapes_store::tar::MemberKind;
 use stapes_store::{Error, ErrorKind};
 
@@ -62,7 +64,8 @@ fn contents_are_read_from_the_beginning_and_at_any_place() {
     let mut read = Vec::new();
     Content::new(&reading, ids.clone()).unwrap().read_to_end(&mut read).unwrap();
     assert!(read == bytes);
-    let random = RandomAccess::new(&reading, ids).unwrap();
+    let blobs = BlobCache::new(&reading).unwrap();
+    let random = RandomAccess::new(&blobs, ids).unwrap();
     assert_eq!(random.len(), bytes.len() as u64);
     for (offset, length) in
         [(0, 10), (4_999_990, 3_000_000), (45_000_050, 100), (45_000_100, 1), (u64::MAX, 1), (7, 0)]
@@ -83,7 +86,8 @@ fn a_blob_that_is_nowhere_is_named() {
     let mut content = Content::new(&reading, vec![id]).unwrap();
     let error = content.next_blob().unwrap().unwrap_err();
     assert!(error.to_string().contains("0707070707"), "{error}");
-    assert!(matches!(RandomAccess::new(&reading, vec![id]), Err(Error::NotFound { .. })));
+    let blobs = BlobCache::new(&reading).unwrap();
+    assert!(matches!(RandomAccess::new(&blobs, vec![id]), Err(Error::NotFound { .. })));
 }
 
 #[test]

@@ -3,16 +3,16 @@
 //! What a node says of its size is not used: blobs are as long as they are.
 
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustic_core::DataId;
-use rustic_core::repofile::BlobType;
 
-use super::{Plain, Prefetch, Reading};
+use super::{BlobCache, Plain, Prefetch, Reading};
 use crate::error::Result;
 
-/// Blobs that [`RandomAccess`] keeps: whoever reads at places mostly reads on from there.
-const KEPT_BLOBS: usize = 4;
+/// What [`RandomAccess`] has fetched ahead of a reader that reads on, in bytes.
+const AHEAD_BYTES: u64 = 12 << 20;
 
 /// Reads a file from its beginning, with its blobs fetched ahead.
 #[derive(Debug)]
@@ -64,28 +64,33 @@ impl Read for Content {
 }
 
 /// Reads a file at any place, for a mount. May be shared by threads.
+///
+/// Who reads on from blob to blob gets the next ones fetched ahead.
 #[derive(Debug)]
 pub struct RandomAccess {
-    reading: Reading,
+    blobs: Arc<BlobCache>,
     content: Vec<DataId>,
     /// Where each blob ends in the file.
     ends: Vec<u64>,
-    kept: Mutex<Vec<(usize, Plain)>>,
+    /// The number of the blob that was read last.
+    last: AtomicUsize,
 }
 
 impl RandomAccess {
-    /// Looks up where the blobs of a file are.
+    /// Looks up where the blobs of a file are. They are kept in `blobs`, with those of other files.
     ///
     /// # Errors
     /// `NotFound` with the first blob that no index file names.
-    pub fn new(reading: &Reading, content: Vec<DataId>) -> Result<Self> {
+    pub fn new(blobs: &Arc<BlobCache>, content: Vec<DataId>) -> Result<Self> {
         let mut end = 0_u64;
         let mut ends = Vec::with_capacity(content.len());
         for id in &content {
-            end = end.saturating_add(reading.locate(id)?.plain_length().into());
+            end = end.saturating_add(blobs.reading().locate(id)?.plain_length().into());
             ends.push(end);
         }
-        Ok(Self { reading: reading.clone(), content, ends, kept: Mutex::default() })
+        // The first blob is behind it: reading at the beginning is reading on.
+        let last = AtomicUsize::new(usize::MAX);
+        Ok(Self { blobs: Arc::clone(blobs), content, ends, last })
     }
 
     /// The length of the file in bytes.
@@ -112,7 +117,8 @@ impl RandomAccess {
             let Some(id) = self.content.get(number) else { break };
             let start = number.checked_sub(1).and_then(|before| self.ends.get(before));
             let within = at - start.copied().unwrap_or_default();
-            let blob = self.blob(number, id)?;
+            self.look_ahead(number);
+            let blob = self.blobs.get(id)?;
             let within = usize::try_from(within).unwrap_or(usize::MAX);
             let part = blob.get(within..).unwrap_or_default();
             let count = part.len().min(room.len());
@@ -127,17 +133,17 @@ impl RandomAccess {
         Ok(done)
     }
 
-    fn blob(&self, number: usize, id: &DataId) -> Result<Plain> {
-        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, blob)) = kept().iter().find(|(known, _)| *known == number) {
-            return Ok(Arc::clone(blob));
+    /// Asks for the blobs behind this one, if it is the one behind the last.
+    fn look_ahead(&self, number: usize) {
+        let last = self.last.swap(number, Ordering::Relaxed);
+        if number != last.wrapping_add(1) {
+            return;
         }
-        let blob = Arc::new(self.reading.blob(BlobType::Data, &(*id).into())?);
-        let mut kept = kept();
-        if kept.len() >= KEPT_BLOBS {
-            kept.remove(0);
-        }
-        kept.push((number, Arc::clone(&blob)));
-        Ok(blob)
+        let here = self.ends.get(number).copied().unwrap_or_default();
+        let next = number + 1;
+        let ends = self.ends.get(next..).unwrap_or_default();
+        // The next one in any case, however long it is.
+        let count = ends.partition_point(|end| end - here <= AHEAD_BYTES).max(1);
+        self.blobs.want(self.content.iter().skip(next).take(count));
     }
 }

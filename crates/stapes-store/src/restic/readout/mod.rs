@@ -1,10 +1,11 @@
 //! Reading what a repository holds: folders, contents in order or at a place, whole trees as streams.
 //!
 //! [`Reading`] is a repository with its index. On top of it: [`Walk`] goes through a tree in order,
-//! [`Content`] reads a file from its beginning and [`RandomAccess`] at any place, [`find`] and [`diff`]
-//! answer questions about trees. Nothing is written, to the repository or anywhere else. Archives are
+//! [`Content`] reads a file from its beginning and [`RandomAccess`] at any place, out of a [`BlobCache`]
+//! that many files share; [`find`] and [`diff`] answer questions about trees. Nothing is written, to the repository or anywhere else. Archives are
 //! made of trees in [`super::archive`], folders on disk in [`super::tree`].
 
+mod cache;
 mod content;
 mod diff;
 mod fetch;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use rustic_core::repofile::{BlobType, Node, NodeType, Tree};
 use rustic_core::{BlobId, DataId, TreeId};
 
+pub use cache::BlobCache;
 pub use content::{Content, RandomAccess};
 pub use diff::{Change, ChangeKind, diff};
 pub use fetch::{Plain, Prefetch};
@@ -136,7 +138,7 @@ pub(crate) fn shown(path: &[u8]) -> String {
     OsStr::from_bytes(short).display().to_string().escape_debug().to_string()
 }
 
-fn is_file_name(name: &OsStr) -> bool {
+pub(crate) fn is_file_name(name: &OsStr) -> bool {
     let name = name.as_bytes();
     !matches!(name, b"" | b"." | b"..") && !name.iter().any(|byte| matches!(byte, b'/' | 0))
 }
