@@ -11,8 +11,8 @@ TITLES = {
     DISK: "Restore to disk",
     MEMORY: "Restore into a tmpfs",
 }
-# Where a restore goes, below the temporary directory, in which all commands run.
-PLACES = {DISK: "out", MEMORY: "mnt/out"}
+# Where restores go, below the temporary directory, in which all commands run.
+PLACES = {DISK: "out-", MEMORY: "mnt/out-"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,12 @@ def text_of(name, operation, root="$PWD"):
     """The command of a case, empty if there is none."""
     tool = TOOLS[name]
     text = {INIT: tool.init, FIRST: tool.first, AGAIN: tool.again}.get(operation, tool.restore)
-    return text.replace("{out}", PLACES.get(operation, "")).replace("{root}", root)
+    return text.replace("{out}", place_of(name, operation)).replace("{root}", root)
+
+
+def place_of(name, operation):
+    """The directory of a restore; that of all commands for what is none."""
+    return PLACES[operation] + name if operation in PLACES else "."
 
 
 def command_of(name, operation, root):

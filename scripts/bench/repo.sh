@@ -8,14 +8,15 @@
 #   SHRINK=100      a tree of a hundredth, to try the script; the figures then mean nothing
 #   STAPES=…        a program to measure instead of a release build
 #   RESTIC=…        a program to compare with instead of the restic of this system
-#   TMPDIR=…        where repositories and restored trees go; needs 9 GB
+#   TMPDIR=…        where repositories and restored trees go; needs 16 GB
 #
 # The tools take turns within each operation of a round, each round begins with another one, and each
 # first backup is into a new repository. Before each case all that it reads has been read once, and all
 # that others wrote is on the disk: nothing waits for a cold disk, for any tool. Time is that of the
 # command and of the sync of the file system after it: backups of stapes, restic and borg sync what
 # they store by themselves, and so do restores of stapes; the others leave it to the kernel.
-# Each restored tree is compared with the original, which is not measured.
+# Each restored tree is compared with the original, which is not measured. It is removed when all tools
+# have restored theirs: repo.py says why. On a machine that others use the figures mean little.
 set -euo pipefail
 
 # shellcheck source=scripts/lab.sh

@@ -177,7 +177,7 @@ class TheWhole(InADirectory):
         child = self.start(TOOLS="tar cp")
         said, meanwhile = child.communicate()
         self.assertEqual(child.returncode, 0, meanwhile)
-        for text in ("| First backup |", "| Restore to disk |", "| Restore into a tmpfs |", "`cp -r tree mnt/out`"):
+        for text in ("| First backup |", "| Restore to disk |", "| Restore into a tmpfs |", "`cp -r tree mnt/out-cp`"):
             self.assertIn(text, said)
         self.assertEqual(os.listdir(self.directory), [])
 
