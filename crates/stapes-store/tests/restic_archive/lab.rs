@@ -72,7 +72,7 @@ impl Lab {
         let time = Timestamp::from_second(2_000_000_000).unwrap();
         let options = UnpackOptions { before, scratch: self.dir.path(), time };
         let unpacked = unpack(&mut &archive[..], &ingest, &reading, &options, &mut |_| Ok(()))?;
-        let (skipped_bytes, added_bytes) = (unpacked.skipped_bytes(), unpacked.added_bytes());
+        let (skipped_bytes, added_bytes) = (unpacked.skipped_bytes(), unpacked.added().bytes);
         let mut beside = Vec::new();
         for (name, bytes) in files {
             let mut content = ingest.content();
@@ -107,7 +107,6 @@ impl Lab {
             excludes: Vec::new(),
             program_version: "stapes 0".into(),
             parent: None,
-            added_packed_bytes: 0,
         };
         let built = Built { tree: stored.tree, totals: stored.totals };
         save_snapshot(&self.repository, &header, &built).unwrap()

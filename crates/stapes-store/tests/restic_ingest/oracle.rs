@@ -113,7 +113,7 @@ fn what_restic_has_stored_is_not_stored_again() {
     restic(&path, &["backup", file.to_str().unwrap()]);
 
     let ingest = begun(&opened(&path)).unwrap();
-    assert_eq!(written(&ingest, &bytes).added, 0);
+    assert_eq!(written(&ingest, &bytes).added.bytes, 0);
     let stats = ingest.finish().unwrap();
     assert_eq!((stats.new_data_blobs, stats.packs), (0, 0));
 }
@@ -149,7 +149,7 @@ fn a_run_that_was_given_up_leaves_a_good_repository_and_the_next_adds_the_rest()
     let ingest = begun(&repository).unwrap();
     let content = written(&ingest, &bytes);
     // At most the pack that was being filled, those that waited, and those that were being written.
-    assert!(content.added < 80 << 20, "{} bytes were stored again", content.added);
+    assert!(content.added.bytes < 80 << 20, "{} bytes were stored again", content.added.bytes);
     save_snapshot(&repository, ingest, &content);
     restic(&path, &["check", "--read-data"]);
     assert!(restic(&path, &["dump", "latest", "/file"]) == bytes);

@@ -76,7 +76,6 @@ impl Lab {
             excludes: options.excludes.clone(),
             program_version: "stapes 0".into(),
             parent: None,
-            added_packed_bytes: 0,
         };
         let snapshot = save_snapshot(&self.repository, &header, &built).unwrap();
         Made { built, folder, snapshot }

@@ -94,7 +94,7 @@ fn what_restic_stores_we_restore_and_take_over() {
     };
     let made = lab.backup(&source, &options);
     let totals = made.built.totals;
-    assert_eq!((totals.files_unchanged, totals.added_bytes), (totals.files, 0));
+    assert_eq!((totals.files_unchanged, totals.added.bytes), (totals.files, 0));
     assert_eq!(made.folder.remarks, Vec::<String>::new());
 
     // And restic takes over what we have stored.

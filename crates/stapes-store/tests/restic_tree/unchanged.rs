@@ -41,7 +41,7 @@ fn an_unchanged_folder_is_not_read_again_and_makes_the_same_tree() {
     let second = lab.backup(&source, &after(&first));
     assert_eq!(second.built.tree, first.built.tree);
     assert_eq!(second.built.totals.files_unchanged, totals.files);
-    assert_eq!(second.built.totals.added_bytes, 0);
+    assert_eq!(second.built.totals.added.bytes, 0);
 
     let rehash = BackupOptions { rehash: true, ..after(&first) };
     let third = lab.backup(&source, &rehash);

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::restic::ingest::PendingContent;
+use crate::restic::ingest::{Added, PendingContent};
 use crate::restic::tree::Origin;
 
 /// Entries that are kept as they are, and compressed together when they are this many.
@@ -64,7 +64,7 @@ pub(super) struct Spool {
     memory_bytes: usize,
     file: Option<(File, u64)>,
     folder: PathBuf,
-    added_bytes: u64,
+    added: Added,
 }
 
 #[derive(Debug)]
@@ -82,13 +82,13 @@ impl Spool {
             memory_bytes: 0,
             file: None,
             folder: folder.to_owned(),
-            added_bytes: 0,
+            added: Added::default(),
         }
     }
 
-    /// Bytes of content that the repository did not have, of the entries whose contents are known.
-    pub(super) fn added_bytes(&self) -> u64 {
-        self.added_bytes
+    /// What of their content the repository did not have, of the entries whose contents are known.
+    pub(super) fn added(&self) -> Added {
+        self.added
     }
 
     /// Adds an entry, with its content if that is still being stored.
@@ -102,7 +102,7 @@ impl Spool {
     pub(super) fn settle(&mut self) -> Result<()> {
         let contents = self.recent.iter_mut().filter(|(_, content)| content.is_some());
         for (entry, content) in contents {
-            settle(entry, content, &mut self.added_bytes)?;
+            settle(entry, content, &mut self.added)?;
         }
         Ok(())
     }
@@ -120,7 +120,7 @@ impl Spool {
     fn encode(&mut self, count: usize) -> Result<()> {
         let mut batch = Vec::with_capacity(count);
         for (mut entry, mut content) in self.recent.drain(..count.min(self.recent.len())) {
-            settle(&mut entry, &mut content, &mut self.added_bytes)?;
+            settle(&mut entry, &mut content, &mut self.added)?;
             batch.push(entry);
         }
         let compressed = serde_json::to_vec(&batch)
@@ -174,7 +174,11 @@ impl Spool {
     }
 }
 
-fn settle(entry: &mut Entry, content: &mut Option<PendingContent>, added: &mut u64) -> Result<()> {
+fn settle(
+    entry: &mut Entry,
+    content: &mut Option<PendingContent>,
+    added: &mut Added,
+) -> Result<()> {
     let (Entry::Add(node, _), Some(content)) = (entry, content.take()) else { return Ok(()) };
     let stored = content.wait()?;
     *added += stored.added;

@@ -23,7 +23,7 @@ use super::spool::{Entry, How, Spool};
 use super::{convert, from_io, order, tar_error};
 use crate::error::{Error, Result};
 use crate::restic::index::Index;
-use crate::restic::ingest::Ingest;
+use crate::restic::ingest::{Added, Ingest};
 use crate::restic::readout::{Reading, join, shown};
 use crate::restic::tree::node::go_mode;
 use crate::restic::tree::{Body, Matching, Origin, Parent, Totals, TreeBuilder};
@@ -353,10 +353,10 @@ impl Unpacked {
         self.skipped_bytes
     }
 
-    /// Bytes of content that the repository did not have.
+    /// What of their content the repository did not have.
     #[must_use]
-    pub fn added_bytes(&self) -> u64 {
-        self.spool.added_bytes()
+    pub fn added(&self) -> Added {
+        self.spool.added()
     }
 
     /// Stores the folders, and `files` beside what was in the archive.
@@ -382,7 +382,7 @@ impl Unpacked {
             self.plant(&mut builder, entry, &path)
         })?;
         let mut built = builder.finish()?;
-        built.totals.added_bytes += self.spool.added_bytes();
+        built.totals.added += self.spool.added();
         Ok(Stored { tree: built.tree, totals: built.totals, remarks: self.remarks })
     }
 

@@ -13,7 +13,7 @@ use crate::document::hexadecimal;
 use crate::error::{Error, Result, sentence};
 use crate::manifest::{FileRecord, Manifest};
 use crate::restic::archive;
-use crate::restic::ingest;
+use crate::restic::ingest::{self, Added};
 use crate::restic::readout::{Content, Reading, Walk, shown};
 
 /// What is handed from the thread that makes an archive to its reader, and how much of it waits.
@@ -130,7 +130,7 @@ impl StoredBackup {
         if size != record.size {
             return Err(damaged(format!("it has {size} bytes instead of {}", record.size)));
         }
-        Ok((record, ingest::Content { ids, size, added: 0 }))
+        Ok((record, ingest::Content { ids, size, added: Added::default() }))
     }
 
     fn record(&self, name: &str) -> Result<&FileRecord> {

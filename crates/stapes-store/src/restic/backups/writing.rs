@@ -26,7 +26,7 @@ use crate::manifest::{FileRecord, Manifest};
 use crate::restic::archive::{self, Before, RootFile, UnpackOptions, Unpacked};
 use crate::restic::host::Host;
 use crate::restic::index::Index;
-use crate::restic::ingest::{self, Ingest, IngestOptions};
+use crate::restic::ingest::{self, Added, Ingest, IngestOptions};
 use crate::restic::lock::Lock;
 use crate::restic::readout::Reading;
 use crate::restic::tree::missing;
@@ -309,13 +309,17 @@ impl NewBackup {
 
     /// The tree of all that was stored.
     fn build(&self, mut parts: Parts, manifest: &[u8]) -> Result<Built> {
+        let mut added = Added::default();
+        parts.files.values().for_each(|(_, content)| added += content.added);
         let data = parts.data.take().map(|(_, data)| data);
         let files = self.bodies(&parts, manifest)?;
         let mut builder = match data {
             Some(Data::Export(export)) => {
                 let files = files.into_iter().map(|(name, body)| RootFile { name, body });
                 let stored = export.finish(files.collect())?;
-                return Ok(Built { tree: stored.tree, totals: stored.totals });
+                let mut totals = stored.totals;
+                totals.added += added;
+                return Ok(Built { tree: stored.tree, totals });
             }
             Some(Data::Folder(builder)) => builder,
             None => TreeBuilder::new(Arc::clone(&self.ingest))?,
@@ -324,7 +328,9 @@ impl NewBackup {
             let node = Node::new_node(OsStr::new(name), NodeType::File, plain_file(self.begun));
             builder.add(node, body, Origin::New)?;
         }
-        builder.finish()
+        let mut built = builder.finish()?;
+        built.totals.added += added;
+        Ok(built)
     }
 
     /// The files at the root of the tree.
@@ -367,7 +373,6 @@ impl NewBackup {
             excludes,
             program_version: format!("stapes {}", manifest.stapes),
             parent: self.parent.as_ref().map(|snapshot| snapshot.id),
-            added_packed_bytes: built.totals.added_bytes,
         };
         let repository = self.backups.repository();
         self.lock.confirm()?;

@@ -5,6 +5,7 @@
 //! by the workers, so that one large file keeps all processors busy.
 
 use std::io::{self, Read, Write};
+use std::ops::AddAssign;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rustic_core::DataId;
@@ -53,8 +54,24 @@ pub struct Content {
     pub ids: Vec<DataId>,
     /// Its length in bytes.
     pub size: u64,
-    /// How many bytes of it were new to the repository, before compression.
-    pub added: u64,
+    /// What of it was new to the repository.
+    pub added: Added,
+}
+
+/// What the repository did not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Added {
+    /// Bytes before compression.
+    pub bytes: u64,
+    /// Bytes as they are stored, compressed and sealed, without their entries in headers and indexes.
+    pub stored_bytes: u64,
+}
+
+impl AddAssign for Added {
+    fn add_assign(&mut self, more: Self) {
+        self.bytes += more.bytes;
+        self.stored_bytes += more.stored_bytes;
+    }
 }
 
 impl ContentWriter {
@@ -236,7 +253,7 @@ struct Parts {
 struct Done {
     ids: Vec<DataId>,
     count: usize,
-    added: u64,
+    added: Added,
     /// A chunk was given up: the ingest has stopped.
     lost: bool,
 }
@@ -250,8 +267,8 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// The chunk has this name, and so many of its bytes were new.
-    pub(super) fn redeem(&mut self, id: DataId, added: u64) {
+    /// The chunk has this name, and so much of it was new.
+    pub(super) fn redeem(&mut self, id: DataId, added: Added) {
         let Some(parts) = self.parts.take() else { return };
         let mut done = lock(&parts.done);
         if done.ids.len() <= self.place {

@@ -32,7 +32,7 @@ use rustic_core::repofile::BlobType;
 use rustic_core::{BlobId, Id, TreeId};
 use sha2::{Digest, Sha256};
 
-pub use content::{Content, ContentWriter, PendingContent};
+pub use content::{Added, Content, ContentWriter, PendingContent};
 pub use cuts::{Cuts, MAX_LENGTH, MIN_LENGTH};
 
 use self::shared::{Job, Shared};

@@ -73,7 +73,7 @@ fn content_comes_back_whatever_its_size_and_however_it_was_written() {
         for content in &names {
             assert_eq!((content.size, &content.ids), (size as u64, &names[0].ids));
         }
-        assert_eq!(names.iter().map(|content| content.added).sum::<u64>(), size as u64);
+        assert_eq!(names.iter().map(|content| content.added.bytes).sum::<u64>(), size as u64);
         taken.push((bytes, names[0].clone()));
     }
     let stats = ingest.finish().unwrap();
@@ -112,7 +112,7 @@ fn what_the_repository_has_is_not_stored_again_in_this_run_or_the_next() {
     assert_eq!(first.finish().unwrap().new_bytes, 6_000_000);
 
     let second = begun(&repository);
-    assert_eq!(write_all(&second, &bytes, 1 << 20).wait().unwrap().added, 0);
+    assert_eq!(write_all(&second, &bytes, 1 << 20).wait().unwrap().added.bytes, 0);
     let stats = second.finish().unwrap();
     assert_eq!((stats.new_bytes, stats.packs, stats.read_bytes), (0, 0, 6_000_000));
 }

@@ -12,6 +12,7 @@ use rustic_core::{BlobId, DataId, Id};
 use sha2::{Digest, Sha256};
 
 use super::super::crypto::NONCE_BYTES;
+use super::content::Added;
 use super::pack::Sealed;
 use super::queue::Popped;
 use super::shared::{Counters, Job, Shared};
@@ -60,20 +61,21 @@ impl<'a> Worker<'a> {
                 let plain = bytes.get(..*length).unwrap_or_default();
                 let digest: [u8; 32] = Sha256::digest(plain).into();
                 let id = DataId::from(Id::new(digest));
-                let mut added = 0;
+                let mut added = Added::default();
                 if self.shared.claim(BlobType::Data, BlobId::from(id)) {
-                    self.store(BlobType::Data, digest, plain)?;
-                    added = u64::try_from(*length).unwrap_or(u64::MAX);
+                    added.stored_bytes = self.store(BlobType::Data, digest, plain)?;
+                    added.bytes = u64::try_from(*length).unwrap_or(u64::MAX);
                 }
                 self.shared.reuse_buffer(std::mem::take(bytes));
                 ticket.redeem(id, added);
                 Ok(())
             }
-            Job::Tree { json, digest } => self.store(BlobType::Tree, *digest, json),
+            Job::Tree { json, digest } => self.store(BlobType::Tree, *digest, json).map(drop),
         }
     }
 
-    fn store(&mut self, kind: BlobType, digest: [u8; 32], plain: &[u8]) -> Result<()> {
+    /// Stores a blob, and returns its length in the pack.
+    fn store(&mut self, kind: BlobType, digest: [u8; 32], plain: &[u8]) -> Result<u64> {
         let counters = &self.shared.counters;
         Counters::add(&counters.new_bytes, plain.len());
         let count = match kind {
@@ -84,7 +86,8 @@ impl<'a> Worker<'a> {
 
         let uncompressed = self.compress(kind, plain)?;
         self.shared.repository.key().seal_tail(&mut self.sealed, 0);
-        self.shared.append(Sealed { kind, digest, bytes: &self.sealed, uncompressed })
+        self.shared.append(Sealed { kind, digest, bytes: &self.sealed, uncompressed })?;
+        Ok(self.sealed.len() as u64)
     }
 
     /// Puts room for a nonce and the blob into `sealed`; returns its length if it is compressed.

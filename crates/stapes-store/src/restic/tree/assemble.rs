@@ -130,7 +130,7 @@ impl<'a> Assembler<'a> {
     }
 
     fn stored(&mut self, content: Content) -> (Option<Vec<rustic_core::DataId>>, u64) {
-        self.totals.added_bytes += content.added;
+        self.totals.added += content.added;
         (Some(content.ids), content.size)
     }
 

@@ -19,7 +19,7 @@ use super::assemble::{Assembler, Message};
 use super::missing::Missing;
 use super::{node, reading};
 use crate::error::{Error, Result};
-use crate::restic::ingest::{Ingest, PendingContent};
+use crate::restic::ingest::{Added, Ingest, PendingContent};
 
 /// Entries on their way to the thread: enough that reading and hashing of small files overlap.
 const QUEUE: usize = 1024;
@@ -99,8 +99,8 @@ pub struct Totals {
     pub others: u64,
     /// The sum of the sizes of the files.
     pub bytes: u64,
-    /// Of these, bytes of content that the repository did not have.
-    pub added_bytes: u64,
+    /// What of their content the repository did not have.
+    pub added: Added,
     /// The sum of the serialized folders.
     pub tree_bytes: u64,
 }

@@ -40,8 +40,6 @@ pub struct SnapshotHeader {
     pub program_version: String,
     /// The backup that unchanged files were taken over from.
     pub parent: Option<SnapshotId>,
-    /// Bytes that the repository grew by.
-    pub added_packed_bytes: u64,
 }
 
 /// Writes the snapshot file of a tree. From now on the backup exists.
@@ -107,9 +105,9 @@ fn summary(header: &SnapshotHeader, built: &Built) -> SnapshotSummary {
     summary.total_bytes_processed = totals.bytes;
     summary.total_dirs_processed = totals.folders;
     summary.total_dirsize_processed = totals.tree_bytes;
-    summary.data_added = totals.added_bytes;
-    summary.data_added_files = totals.added_bytes;
-    summary.data_added_packed = header.added_packed_bytes;
+    summary.data_added = totals.added.bytes;
+    summary.data_added_files = totals.added.bytes;
+    summary.data_added_packed = totals.added.stored_bytes;
     summary.backup_start = header.begun.clone();
     summary.backup_end = header.ended.clone();
     summary.backup_duration = seconds;

@@ -118,7 +118,7 @@ fn the_other_waits(folder: &'static str) {
         });
         storage.wait_for_somebody();
         let content = write_all(&ingest, &bytes, 1 << 20).wait().unwrap();
-        assert_eq!(content.added, 0, "the first one stores it");
+        assert_eq!(content.added.bytes, 0, "the first one stores it");
         let second = scope.spawn(|| {
             ingest.sync().unwrap();
             repository.load_index().unwrap()
