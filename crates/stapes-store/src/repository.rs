@@ -134,7 +134,9 @@ impl Repository {
         now: Timestamp,
     ) -> Result<NewBackup> {
         Ok(match self {
-            Self::Dir(repository) => NewBackup::Dir(repository.begin(item, version, run)?),
+            Self::Dir(repository) => {
+                NewBackup::Dir(Box::new(repository.begin(item, version, run)?))
+            }
             Self::Restic(backups) => {
                 NewBackup::Restic(Box::new(backups.begin(item, version, run, now)?))
             }
@@ -170,7 +172,7 @@ impl Repository {
 #[derive(Debug)]
 pub enum NewBackup {
     /// The directory layout.
-    Dir(dir::NewBackup),
+    Dir(Box<dir::NewBackup>),
     /// The restic format.
     Restic(Box<backups::NewBackup>),
 }

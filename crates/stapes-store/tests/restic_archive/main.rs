@@ -4,6 +4,7 @@
 mod backups;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod laws;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::{Value, json};
 use stapes_testing::tree::Tree;
@@ -16,21 +17,53 @@ use crate::rig::assert_says;
 /// A place for a repository, with a program that uses it on any server.
 struct Place {
     dir: tempfile::TempDir,
+    format: &'static str,
 }
 
+const PASSWORD: &str = "as long as it is secret";
+
 impl Place {
-    fn new() -> Self {
+    /// The directory layout.
+    fn of_directories() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("repo")).unwrap();
-        Self { dir }
+        Self { dir, format: "dir" }
+    }
+
+    /// The restic format.
+    fn of_restic() -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap(), format: "restic" };
+        run(&mut place.command(&["init"])).complete();
+        place
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = binary(self.dir.path());
+        command.arg("--state-dir").arg(self.dir.path().join("state")).args(arguments);
+        let repository = self.dir.path().join("repo");
+        command.arg("--target").arg(format!("{}:{}", self.format, repository.display()));
+        command.env("RESTIC_PASSWORD", PASSWORD);
+        command
     }
 
     fn stapes(&self, server: &IncusServer, arguments: &[&str]) -> Ran {
-        let mut command = binary(self.dir.path());
-        command.arg("--state-dir").arg(self.dir.path().join("state")).args(arguments);
-        command.arg("--target").arg(format!("dir:{}", self.dir.path().join("repo").display()));
+        let mut command = self.command(arguments);
         command.arg("--incus").arg(format!("unix://{}", server.socket().display()));
         run(&mut command)
+    }
+
+    /// What stock restic says to this, if it is content.
+    fn restic(&self, arguments: &[&str]) -> String {
+        let mut restic = Command::new("restic");
+        restic.args(["--no-cache", "-q", "-r"]).arg(self.dir.path().join("repo"));
+        let ran = run(restic.args(arguments).env("RESTIC_PASSWORD", PASSWORD));
+        ran.complete().stdout
+    }
+
+    fn size(&self) -> u64 {
+        let mut du = Command::new("du");
+        let told = run(du.args(["-s", "-B1"]).arg(self.dir.path().join("repo"))).complete().stdout;
+        told.split_whitespace().next().unwrap().parse().unwrap()
     }
 }
 
@@ -258,8 +291,7 @@ fn empty_server() -> IncusServer {
     server
 }
 
-fn everything_comes_back(pool: &str) {
-    let place = Place::new();
+fn everything_comes_back(pool: &str, place: &Place) {
     let old = IncusServer::start_with(&ServerOptions::lane()).unwrap();
     let bridge = bridge(&old);
     furnish(&old, pool, &bridge);
@@ -267,6 +299,9 @@ fn everything_comes_back(pool: &str) {
     let ran = ran.complete();
     assert_eq!(ran.report()["items"].as_array().unwrap().len(), 8, "{ran:?}");
     let before = inventory(&old, pool);
+    if place.format == "restic" {
+        once_more_adds_nothing(place, &old);
+    }
     drop(old);
 
     let new = empty_server();
@@ -290,12 +325,32 @@ fn everything_comes_back(pool: &str) {
     assert_eq!(default.exec("web", &["cat", "/data/later"]).unwrap(), "later");
 }
 
+/// A second backup of what has not changed, which is what is restored afterwards.
+fn once_more_adds_nothing(place: &Place, server: &IncusServer) {
+    let before = place.size();
+    let ran = place.stapes(server, &["backup", "all", "--images", "all", "--output", "json"]);
+    assert_eq!(ran.complete().report()["outcome"], "complete");
+    let added = place.size() - before;
+    assert!(added < 400_000, "{added} bytes for eight items that have not changed");
+    place.restic(&["check", "--read-data"]);
+}
+
 #[test]
 fn a_whole_server_comes_back_on_btrfs() {
-    everything_comes_back("local");
+    everything_comes_back("local", &Place::of_directories());
 }
 
 #[test]
 fn a_whole_server_comes_back_on_dir() {
-    everything_comes_back("plain");
+    everything_comes_back("plain", &Place::of_directories());
+}
+
+#[test]
+fn a_whole_server_comes_back_from_a_restic_repository() {
+    everything_comes_back("local", &Place::of_restic());
+}
+
+#[test]
+fn a_whole_server_on_dir_comes_back_from_a_restic_repository() {
+    everything_comes_back("plain", &Place::of_restic());
 }
