@@ -10,7 +10,9 @@
 //!
 //! If this process dies, its lock stays until somebody on this machine looks at it.
 
-use std::fmt;
+mod file;
+
+use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
@@ -18,12 +20,12 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use rustic_core::Id;
-use serde::{Deserialize, Serialize};
 
+use self::file::{read, remove, write};
 use super::crypto;
 use super::files::FileKind;
 use super::host::{self, Host};
-use super::repository::{Repository, json};
+use super::repository::Repository;
 use crate::error::{Error, ErrorKind, Result, sentence};
 
 /// What a lock keeps out.
@@ -46,6 +48,8 @@ struct Timing {
     overdue: SignedDuration,
     /// So old, a lock of others is nobody's.
     stale: SignedDuration,
+    /// The longest pause before a lock is tried anew.
+    longest_pause: Duration,
 }
 
 const TIMING: Timing = Timing {
@@ -53,28 +57,11 @@ const TIMING: Timing = Timing {
     refresh: SignedDuration::from_mins(5),
     overdue: SignedDuration::from_mins(22),
     stale: SignedDuration::from_mins(30),
+    longest_pause: Duration::from_secs(20),
 };
 
 /// How often a lock is tried anew if two began at the same moment and both gave way.
 const TRIES: u32 = 4;
-const LONGEST_PAUSE: Duration = Duration::from_secs(20);
-
-/// A lock file as restic writes it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct LockFile {
-    time: Timestamp,
-    exclusive: bool,
-    hostname: String,
-    username: String,
-    pid: i64,
-    #[serde(default)]
-    uid: u32,
-    #[serde(default)]
-    gid: u32,
-    /// [`Host::space`]; only we write it, and restic passes over it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    space: Option<String>,
-}
 
 /// A lock on a repository. Dropping it removes its file.
 #[derive(Debug)]
@@ -245,19 +232,27 @@ impl Held {
         let refresh = self.timing.refresh.unsigned_abs();
         let step = (refresh / 5).min(Duration::from_secs(30));
         while stop.recv_timeout(step) == Err(RecvTimeoutError::Timeout) {
-            let (age, is_lost) = {
-                let state = self.state();
-                (host::now().duration_since(state.written), state.lost.is_some())
-            };
-            if is_lost {
+            if self.look(host::now()).is_break() {
                 return;
             }
-            if age >= self.timing.refresh
-                && let Err(error) = self.refresh(age)
-            {
-                self.state().failure = Some(sentence(&error));
-            }
         }
+    }
+
+    /// Refreshes if it is time to; ends if the lock is lost.
+    fn look(&self, now: Timestamp) -> ControlFlow<()> {
+        let (age, is_lost) = {
+            let state = self.state();
+            (now.duration_since(state.written), state.lost.is_some())
+        };
+        if is_lost {
+            return ControlFlow::Break(());
+        }
+        if age >= self.timing.refresh
+            && let Err(error) = self.refresh(age)
+        {
+            self.state().failure = Some(sentence(&error));
+        }
+        ControlFlow::Continue(())
     }
 
     fn refresh(&self, age: SignedDuration) -> Result<()> {
@@ -296,15 +291,6 @@ impl Held {
     }
 }
 
-impl fmt::Display for LockFile {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { time, exclusive, hostname, username, pid, .. } = self;
-        let how = if *exclusive { "exclusively" } else { "for reading or writing" };
-        let (username, hostname) = (username.escape_debug(), hostname.escape_debug());
-        write!(formatter, "process {pid} of {username} on {hostname} uses it {how} since {time:.0}")
-    }
-}
-
 fn take(
     repository: &Arc<Repository>,
     kind: LockKind,
@@ -320,7 +306,7 @@ fn take(
         };
         tries += 1;
         let rest = patience.saturating_sub(begun.elapsed());
-        let pause = pause(tries, timing.settle);
+        let pause = pause(tries, &timing);
         match denied {
             Denied::Meanwhile(_) if tries < TRIES => thread::sleep(pause),
             _ if !rest.is_zero() => thread::sleep(pause.min(rest)),
@@ -332,9 +318,10 @@ fn take(
 }
 
 /// Longer from try to try, and never the same for two that try at the same time.
-fn pause(tries: u32, settle: Duration) -> Duration {
+fn pause(tries: u32, timing: &Timing) -> Duration {
     let [jitter, ..] = crypto::random();
-    let longest = settle.saturating_mul(2_u32.saturating_pow(tries.min(10))).min(LONGEST_PAUSE);
+    let longest = timing.settle.saturating_mul(2_u32.saturating_pow(tries.min(10)));
+    let longest = longest.min(timing.longest_pause);
     longest / 4 + longest.saturating_mul(u32::from(jitter)) / 255
 }
 
@@ -382,7 +369,7 @@ fn in_the_way(
             Err(error) => return Err(error),
         };
         let age = host::now().duration_since(lock.time);
-        if is_stale(&lock, timing, age, &Host::this()) {
+        if lock.is_stale(timing, age, &Host::this()) {
             // Who is only judged by the time could come back and rely on it.
             remove(repository, &id)?;
         } else if lock.exclusive || kind == LockKind::Exclusive {
@@ -397,42 +384,6 @@ fn in_the_way(
         }
     }
     Ok(None)
-}
-
-/// Whether a lock is nobody's. restic leaves that to people (`restic unlock`); nobody is there to ask
-/// at night, so what is certain is acted on: the process is gone, by its number in the same space; or a
-/// process of this host name is gone as far as it can be seen from here, and has not refreshed its lock
-/// in time either. Locks of other hosts are never judged: their clocks may be wrong.
-fn is_stale(lock: &LockFile, timing: &Timing, age: SignedDuration, this: &Host) -> bool {
-    let is_gone = i32::try_from(lock.pid).map_or(true, host::is_gone);
-    let is_same_space = lock.space.is_some() && lock.space == this.space;
-    let is_same_host = !lock.hostname.is_empty() && lock.hostname == this.hostname;
-    let is_late = age > timing.refresh + timing.refresh;
-    (is_gone && is_same_space)
-        || (is_gone && is_same_host && is_late)
-        || (is_same_host && age > timing.stale)
-}
-
-fn read(repository: &Repository, id: &Id, size: u64) -> Result<LockFile> {
-    let content = repository.load_sized(FileKind::Lock, id, size)?;
-    serde_json::from_slice(&content)
-        .map_err(|error| Error::damaged(FileKind::Lock.name(id), sentence(&error)))
-}
-
-fn write(repository: &Repository, kind: LockKind) -> Result<(Id, Timestamp)> {
-    let Host { hostname, username, uid, gid, pid, space } = Host::this();
-    let time = host::now();
-    let exclusive = kind == LockKind::Exclusive;
-    let file = LockFile { time, exclusive, hostname, username, pid: pid.into(), uid, gid, space };
-    Ok((repository.save(FileKind::Lock, &json("a lock", &file)?)?, time))
-}
-
-/// One that is not there any more is no failure.
-fn remove(repository: &Repository, id: &Id) -> Result<()> {
-    match repository.storage().delete(&FileKind::Lock.name(id)) {
-        Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 fn hold(repository: &Arc<Repository>, kind: LockKind, timing: Timing, state: State) -> Lock {

@@ -1,16 +1,20 @@
 //! Locks of several users of one repository, with times of milliseconds in the place of minutes.
 
 use super::super::testing::MemoryStorage;
+use super::file::LockFile;
 use super::*;
-use crate::storage::Storage;
 
+/// Refreshed all the time, and given up by nobody while a test runs.
 const FAST: Timing = Timing {
     settle: Duration::from_millis(20),
     refresh: SignedDuration::from_millis(50),
-    overdue: SignedDuration::from_millis(1500),
-    // Other threads of this process count as other hosts do; on a busy machine one may be late.
-    stale: SignedDuration::from_secs(3),
+    overdue: SignedDuration::from_hours(1),
+    stale: SignedDuration::from_hours(2),
+    longest_pause: Duration::from_millis(200),
 };
+
+/// Refreshed only when a test says so.
+const BY_HAND: Timing = Timing { refresh: SignedDuration::from_mins(30), ..FAST };
 
 fn repository() -> (Arc<MemoryStorage>, Arc<Repository>) {
     let storage = MemoryStorage::new();
@@ -77,7 +81,7 @@ fn a_lock_of_another_machine_is_honoured_however_old_it_is() {
 
     storage.remove(&name);
     // Its clock may be wrong, and it may go on.
-    let name = foreign(&repository, |lock| lock.time -= SignedDuration::from_secs(4));
+    let name = foreign(&repository, |lock| lock.time -= SignedDuration::from_hours(3));
     let error = take_fast(&repository, LockKind::Exclusive).unwrap_err().to_string();
     assert!(error.contains("not been refreshed") && error.contains("restic unlock"), "{error}");
     assert!(storage.names("locks/").contains(&name));
@@ -85,7 +89,7 @@ fn a_lock_of_another_machine_is_honoured_however_old_it_is() {
     // An old one of this host is nobody's: it has one clock.
     storage.remove(&name);
     foreign(&repository, |lock| {
-        lock.time -= SignedDuration::from_secs(4);
+        lock.time -= SignedDuration::from_hours(3);
         lock.hostname = Host::this().hostname;
         lock.pid = std::process::id().into();
     });
@@ -167,7 +171,8 @@ fn of_many_that_want_to_be_alone_never_two_are() {
     thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| {
-                let patience = Duration::from_secs(60);
+                // Nobody waits so long: it is there so that none gives up.
+                let patience = Duration::from_secs(3600);
                 let lock = take(&repository, LockKind::Exclusive, patience, FAST).unwrap();
                 let guard = alone.try_lock().unwrap();
                 thread::sleep(Duration::from_millis(10));
@@ -195,47 +200,75 @@ fn a_lock_is_refreshed_and_leaves_nothing_behind() {
     assert!(storage.names("locks/").is_empty());
 }
 
-#[test]
-fn a_lock_that_somebody_removed_is_lost() {
-    let (storage, repository) = repository();
-    let lock = take_fast(&repository, LockKind::Exclusive).unwrap();
-    let begun = Instant::now();
-    let error = loop {
-        for name in storage.names("locks/") {
-            let _gone_already = storage.delete(&name);
-        }
-        match lock.check_exclusive() {
-            Err(error) => break error,
-            Ok(()) => assert!(begun.elapsed() < Duration::from_secs(20), "it was never noticed"),
-        }
-        thread::sleep(Duration::from_millis(5));
+/// A lock that looks for itself only when it is told to, and after how long it does so.
+fn take_by_hand(repository: &Arc<Repository>) -> (Lock, impl Fn(&Lock, SignedDuration)) {
+    let lock = take(repository, LockKind::Exclusive, Duration::ZERO, BY_HAND).unwrap();
+    let look = |lock: &Lock, age: SignedDuration| {
+        // As if it had been written so long ago.
+        lock.held.state().written = host::now() - age;
+        let _end = lock.held.look(host::now());
     };
-    assert_eq!(error.kind(), ErrorKind::Locked);
-    assert!(error.to_string().contains("removed our lock"), "{error}");
-    // It does not come back either.
-    thread::sleep(Duration::from_millis(200));
-    assert!(storage.names("locks/").is_empty());
+    (lock, look)
+}
+
+#[test]
+fn a_lock_that_somebody_removed_is_lost_and_does_not_come_back() {
+    let (storage, repository) = repository();
+    let (lock, look) = take_by_hand(&repository);
+    look(&lock, SignedDuration::from_mins(40));
+    lock.check_exclusive().unwrap();
+    let name = storage.names("locks/").remove(0);
+    storage.remove(&name);
+    lock.check_exclusive().unwrap();
+    for _ in 0..2 {
+        look(&lock, SignedDuration::from_mins(40));
+        let error = lock.check_exclusive().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked);
+        assert!(error.to_string().contains("removed our lock"), "{error}");
+        assert!(storage.names("locks/").is_empty());
+    }
+}
+
+#[test]
+fn a_lock_that_somebody_removed_is_noticed_before_anything_is_done_that_needs_it() {
+    let (storage, repository) = repository();
+    let (lock, _) = take_by_hand(&repository);
+    lock.confirm().unwrap();
+    let name = storage.names("locks/").remove(0);
+    storage.remove(&name);
+    lock.check_exclusive().unwrap();
+    assert_eq!(lock.confirm().unwrap_err().kind(), ErrorKind::Locked);
+    assert_eq!(lock.check().unwrap_err().kind(), ErrorKind::Locked);
 }
 
 #[test]
 fn a_lock_that_cannot_be_refreshed_ends_before_others_take_it() {
     let (storage, repository) = repository();
-    let lock = take_fast(&repository, LockKind::Exclusive).unwrap();
+    let (lock, look) = take_by_hand(&repository);
     storage.fail_after(Some(0));
+    look(&lock, SignedDuration::from_mins(40));
     lock.check().unwrap();
-    let begun = Instant::now();
-    while lock.check().is_ok() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it was never noticed");
-        thread::sleep(Duration::from_millis(10));
-    }
+    look(&lock, SignedDuration::from_mins(70));
     let error = lock.check().unwrap_err().to_string();
-    assert!(error.contains("cut off"), "{error}");
-    // Once the storage is back, so is the lock.
+    assert!(error.contains("70 minutes old") && error.contains("cut off"), "{error}");
+    // Once the storage is back, so is the lock, as nobody came meanwhile.
     storage.fail_after(None);
-    while lock.check().is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it never came back");
-        thread::sleep(Duration::from_millis(10));
-    }
+    look(&lock, SignedDuration::from_mins(70));
+    lock.check().unwrap();
+    assert_eq!(storage.names("locks/").len(), 1);
     drop(lock);
     assert!(storage.names("locks/").is_empty());
+}
+
+#[test]
+fn a_lock_that_comes_back_too_late_is_lost_if_somebody_has_come_meanwhile() {
+    let (storage, repository) = repository();
+    let (lock, look) = take_by_hand(&repository);
+    let other = foreign(&repository, |_| {});
+    look(&lock, SignedDuration::from_mins(40));
+    lock.check().unwrap();
+    look(&lock, SignedDuration::from_mins(70));
+    assert_eq!(lock.check().unwrap_err().kind(), ErrorKind::Locked);
+    drop(lock);
+    assert_eq!(storage.names("locks/"), [other]);
 }
