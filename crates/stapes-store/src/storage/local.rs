@@ -2,8 +2,9 @@
 //!
 //! Everything is reached through the folder as it was opened: when it is unmounted meanwhile, nothing
 //! is written to the empty folder below the mount. A file is written under a temporary name, synced,
-//! renamed, and its folder synced. After a crash there is at worst a temporary file, which no list
-//! shows and [`Storage::sweep`] removes. Nothing serialises writers: there is no lock in here.
+//! renamed, and its folder synced; a removal is synced where the file must not come back. After a crash
+//! there is at worst a temporary file, which no list shows and [`Storage::sweep`] removes. Nothing
+//! serialises writers: there is no lock in here.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, IoSlice, Read, Write};
@@ -269,7 +270,14 @@ impl Storage for LocalStorage {
         let dir = self.open_folder(folder).map_err(|errno| self.failed("remove", name, errno))?;
         rustix::fs::unlinkat(&dir, file, AtFlags::empty())
             .map_err(|errno| self.failed("remove", name, errno))?;
-        // Not synced: a removed file that a crash brings back is removed again.
+        // A lock or a pack that a crash brings back is removed again. A snapshot would come back without
+        // its data if what follows on its removal is kept, an index file without its packs, and a key
+        // would open again.
+        if matches!(folder, "snapshots" | "index" | "keys") {
+            sync_folder(&dir).map_err(|failure| {
+                Error::storage("sync the folder of", &self.what(name), failure)
+            })?;
+        }
         Ok(())
     }
 
@@ -292,8 +300,14 @@ impl Storage for LocalStorage {
             let walked = self.walk(folder, &mut |dir, file, stat| {
                 let written = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or_default());
                 if file.contains(name::TEMPORARY) && written < before {
-                    rustix::fs::unlinkat(dir, file, AtFlags::empty())?;
-                    removed += 1;
+                    match rustix::fs::unlinkat(dir, file, AtFlags::empty()) {
+                        // Its writer lives, and has given it its name or removed it.
+                        Err(Errno::NOENT) => {}
+                        unlinked => {
+                            unlinked?;
+                            removed += 1;
+                        }
+                    }
                 }
                 Ok(())
             });

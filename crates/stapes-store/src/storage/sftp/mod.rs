@@ -1,10 +1,12 @@
 //! A repository on a machine that is reached by SFTP, through the program `ssh`, so that its
 //! configuration, keys, agents and known hosts are those of every other connection.
 //!
-//! A file is written under a temporary name, synced where the server can, and renamed; SFTP's rename
-//! does not replace. It keeps one connection and opens another one when that has broken; it does not
+//! A file is written under a temporary name, synced where the server can, and renamed. SFTP's rename
+//! should not replace, and some servers do all the same, so that it is looked before. It keeps one connection and opens another one when that has broken; it does not
 //! repeat what failed with it.
 
+#[cfg(test)]
+mod fake;
 mod protocol;
 mod requests;
 mod session;
@@ -17,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use protocol::{Attributes, Body, Reply};
 use requests::{done, file_system, make_folder, path_body, read_all, unexpected, write_all};
-use session::Session;
+use session::{PATIENCE, Session};
 
 use super::{
     Cause, Entry, Failure, SftpLocation, Storage, check_size, length_of, name, settle_existing,
@@ -35,6 +37,7 @@ pub struct SftpStorage {
     session: Mutex<Option<Arc<Session>>>,
     /// Part of the temporary names, so that those of two machines differ.
     writer: String,
+    patience: Duration,
 }
 
 impl SftpStorage {
@@ -85,6 +88,7 @@ impl SftpStorage {
             command: command.to_vec(),
             session: Mutex::new(None),
             writer: format!("{random:016x}"),
+            patience: PATIENCE,
         }
     }
 
@@ -99,7 +103,7 @@ impl SftpStorage {
             return Ok(Arc::clone(session));
         }
         *session = None;
-        let new = Arc::new(Session::connect(&self.command, &self.location)?);
+        let new = Arc::new(Session::connect(&self.command, &self.location, self.patience)?);
         *session = Some(Arc::clone(&new));
         Ok(new)
     }
@@ -198,15 +202,24 @@ impl SftpStorage {
 
     /// `false`: there is a file of that name already.
     fn rename(&self, session: &Session, from: &str, to: &str) -> Result<bool, Failure> {
+        let exists = || match session.ask(protocol::LSTAT, &path_body(to))? {
+            Reply::Attributes(_) => Ok(true),
+            Reply::Missing => Ok(false),
+            reply => Err(unexpected(reply)),
+        };
+        // Not every server keeps to it that a rename replaces nothing. What comes between the two is
+        // the same file, as names are hashes of the content; for the one that is none, the making of a
+        // repository looks for others by itself.
+        if exists()? {
+            return Ok(false);
+        }
         let body = path_body(from).string(to.as_bytes());
         let failed = match session.ask(protocol::RENAME, &body)? {
             Reply::Done => return Ok(true),
             reply => unexpected(reply),
         };
-        match session.ask(protocol::LSTAT, &path_body(to))? {
-            Reply::Attributes(_) => return Ok(false),
-            Reply::Missing => {}
-            reply => return Err(unexpected(reply)),
+        if exists()? {
+            return Ok(false);
         }
         // Some servers rename by linking, on file systems that cannot link.
         if !session.abilities().posix_rename {

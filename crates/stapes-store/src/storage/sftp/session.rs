@@ -7,17 +7,18 @@ use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::location::SftpLocation;
 use super::super::{Cause, Failure};
 use super::protocol::{Body, EXTENDED, Fields, INIT, MAX_MESSAGE_BYTES, Reply, VERSION, garbled};
 
-/// How long one reply may take. A dead network is noticed earlier, by `ssh` itself.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long one reply may take, and how long the server may take nothing from us. A dead network is
+/// noticed earlier, by `ssh` itself.
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 /// How long it may take to log in.
 const LOGIN: Duration = Duration::from_secs(90);
 /// How much of what `ssh` says is kept.
@@ -48,7 +49,12 @@ pub(super) struct Session {
     sending: Mutex<Sending>,
     waiting: Arc<Mutex<Waiting>>,
     said: Arc<Mutex<String>>,
-    child: Mutex<Child>,
+    child: Arc<Mutex<Child>>,
+    patience: Duration,
+    /// Since when somebody has been writing to the pipe, which blocks once the server reads no more.
+    writing: Arc<Mutex<Option<Instant>>>,
+    /// Dropped with the session: ends the thread that looks at `writing`.
+    _watched: Sender<()>,
 }
 
 #[derive(Debug)]
@@ -65,7 +71,13 @@ pub(super) struct Pending<'a> {
 
 impl Session {
     /// Starts `ssh` and waits until the server has answered.
-    pub(super) fn connect(command: &[String], to: &SftpLocation) -> Result<Self, Failure> {
+    ///
+    /// `patience` is how long one reply may take, and how long the server may take nothing from us.
+    pub(super) fn connect(
+        command: &[String],
+        to: &SftpLocation,
+        patience: Duration,
+    ) -> Result<Self, Failure> {
         let mut child = ssh(command, to).spawn().map_err(|error| {
             let why = format!("could not start {}", command.first().map_or("ssh", String::as_str));
             Failure::with_source(Cause::Other, why, error)
@@ -102,7 +114,11 @@ impl Session {
             write_bytes: LEAST_BYTES,
         };
         let sending = Mutex::new(Sending { pipe, next: 0 });
-        let mut session = Self { abilities, sending, waiting, said, child: Mutex::new(child) };
+        let child = Arc::new(Mutex::new(child));
+        let writing = Arc::default();
+        let watched = watch(&child, &writing, &said, patience);
+        let mut session =
+            Self { abilities, sending, waiting, said, child, patience, writing, _watched: watched };
         session.greet(&greeting)?;
         Ok(session)
     }
@@ -133,7 +149,9 @@ impl Session {
         head.push(kind);
         head.extend(id.to_be_bytes());
         head.extend(&body.0);
+        *locked(&self.writing) = Some(Instant::now());
         let sent = sending.pipe.write_all(&head).and_then(|()| sending.pipe.write_all(tail));
+        *locked(&self.writing) = None;
         // Half a message was sent: nothing can follow it.
         if sent.is_err() {
             drop(sending);
@@ -220,9 +238,7 @@ impl Session {
     }
 
     fn end(&self) {
-        let mut child = locked(&self.child);
-        drop(child.kill());
-        drop(child.wait());
+        end(&self.child);
     }
 }
 
@@ -235,12 +251,13 @@ impl Drop for Session {
 impl Pending<'_> {
     /// Waits for the reply.
     pub(super) fn wait(self) -> Result<Reply, Failure> {
-        match self.reply.recv_timeout(PATIENCE) {
+        let patience = self.session.patience;
+        match self.reply.recv_timeout(patience) {
             Ok(reply) => reply,
             Err(RecvTimeoutError::Disconnected) => Err(self.session.broken()),
             Err(RecvTimeoutError::Timeout) => {
                 self.session.end();
-                let why = format!("the server has not answered for {} s", PATIENCE.as_secs());
+                let why = format!("the server has not answered for {} s", patience.as_secs());
                 Err(Failure::new(Cause::Temporary, why))
             }
         }
@@ -275,6 +292,35 @@ fn ssh(command: &[String], to: &SftpLocation) -> Command {
     ssh.args(["-s", "--", &to.host, "sftp"]);
     ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     ssh
+}
+
+fn end(child: &Mutex<Child>) {
+    let mut child = locked(child);
+    drop(child.kill());
+    drop(child.wait());
+}
+
+/// Ends the program if a write to it lasts too long, which fails then. Nobody else can: that the server
+/// takes nothing is seen by who writes, and that one is blocked.
+fn watch(
+    child: &Arc<Mutex<Child>>,
+    writing: &Arc<Mutex<Option<Instant>>>,
+    said: &Arc<Mutex<String>>,
+    patience: Duration,
+) -> Sender<()> {
+    let (child, writing, said) = (Arc::clone(child), Arc::clone(writing), Arc::clone(said));
+    let (watched, session) = channel();
+    thread::spawn(move || {
+        while session.recv_timeout(patience / 8) == Err(RecvTimeoutError::Timeout) {
+            if locked(&writing).is_some_and(|since| since.elapsed() > patience) {
+                let why = format!("the server has taken nothing for {} s", patience.as_secs());
+                locked(&said).push_str(&why);
+                end(&child);
+                return;
+            }
+        }
+    });
+    watched
 }
 
 /// Keeps the end of what `ssh` says.
