@@ -2,13 +2,14 @@
 
 use std::io::Read as _;
 
+use stapes_store::restic::archive::dump;
 use stapes_store::restic::readout::{
     BlobCache, ChangeKind, Content, Query, RandomAccess, Walk, diff, find,
 };
 use stapes_store::tar::MemberKind;
 use stapes_store::{Error, ErrorKind};
 
-use super::lab::{Lab, Seen, archive, file, folder, noise, plain};
+use super::lab::{Lab, Seen, archive, file, folder, link, members, noise, plain};
 
 fn shown(path: &[u8]) -> String {
     String::from_utf8(path.to_vec()).unwrap()
@@ -64,6 +65,11 @@ fn contents_are_read_from_the_beginning_and_at_any_place() {
     let mut read = Vec::new();
     Content::new(&reading, ids.clone()).unwrap().read_to_end(&mut read).unwrap();
     assert!(read == bytes);
+    let mut content = Content::new(&reading, ids.clone()).unwrap();
+    content.read_exact(&mut [0; 7]).unwrap();
+    let mut rest = Vec::new();
+    assert_eq!(content.write_to(&mut rest).unwrap(), bytes.len() as u64 - 7);
+    assert!(rest == bytes[7..]);
     let blobs = BlobCache::new(&reading).unwrap();
     let random = RandomAccess::new(&blobs, ids).unwrap();
     assert_eq!(random.len(), bytes.len() as u64);
@@ -122,4 +128,41 @@ fn a_diff_tells_what_is_different_and_how() {
         ("backup/zz/new", ChangeKind::Added),
     ];
     assert_eq!(changes, expected.map(|(path, kind)| (path.to_owned(), kind)));
+}
+
+#[test]
+fn a_folder_is_dumped_by_its_own_name_with_all_that_archives_hold() {
+    let lab = Lab::new();
+    let mut all = some_members();
+    all.push(link("backup/b/y.log", "backup/b/x.log"));
+    all.push(Seen { link: b"../a".to_vec(), ..plain(MemberKind::Symlink, "backup/b/z", b"") });
+    // A time that only the notes hold, which go by the whole path.
+    all[5].attributes.modified.seconds = i64::MAX / 2;
+    all[6].attributes = all[5].attributes.clone();
+    let original = archive(&all);
+    let tree = lab.store(&original).unwrap().stored.tree;
+    let dumped = |path: &str| {
+        let mut archive = Vec::new();
+        let packed = dump(&lab.reading(), tree, path.as_bytes(), &mut archive).unwrap();
+        assert_eq!(packed.written_bytes, archive.len() as u64);
+        archive
+    };
+    let below = |from: usize, above: &str| {
+        let shortened = |path: &[u8]| path[above.len()..].to_vec();
+        let mut members = all[from..].to_vec();
+        for member in &mut members {
+            member.path = shortened(&member.path);
+            if member.kind == MemberKind::HardLink {
+                member.link = shortened(&member.link);
+            }
+        }
+        members
+    };
+    assert_eq!(members(&dumped("/backup/./b/")), below(4, "backup/"));
+    assert_eq!(members(&dumped("backup/b/x.log")), below(5, "backup/b/")[..1]);
+    assert!(dumped("backup") == original, "as pack makes it");
+    let whole = members(&dumped("/"));
+    assert!(whole.len() > all.len() && all.iter().all(|member| whole.contains(member)));
+    let missing = dump(&lab.reading(), tree, b"backup/none", &mut Vec::new()).unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
 }

@@ -1,7 +1,8 @@
 //! Archives as trees: an export of Incus becomes files and folders while it arrives, and an archive again.
 //!
 //! [`unpack`] takes a plain tar stream and stores its members below the root of a tree, as they are
-//! named; [`pack`] makes an archive of a tree, with the same members in the same order. What a tree
+//! named; [`pack`] makes an archive of a tree, with the same members in the same order, and [`dump`] one of
+//! any folder in it. What a tree
 //! cannot say (an order that is not that of the names, attributes that restic has no place for) is in
 //! the file [`NOTES_NAME`] at the root, which exists only if there is any of it. Whether an archive is
 //! an export that can be imported is for the caller to look at, and so is compression.
@@ -31,7 +32,7 @@ use std::io;
 use std::path::Path;
 
 pub use notes::NOTES_NAME;
-pub use pack::{Packed, pack};
+pub use pack::{Packed, dump, pack};
 pub use unpack::{Before, RootFile, Stored, UnpackOptions, Unpacked, unpack};
 
 use crate::error::{Error, sentence};

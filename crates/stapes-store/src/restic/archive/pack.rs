@@ -1,4 +1,4 @@
-//! [`pack`]: an archive out of a tree.
+//! [`pack`] and [`dump`]: an archive out of a tree, or of a folder in it.
 //!
 //! Members stand in the order that [`super::order`] and the notes say. Contents are fetched ahead, over
 //! the ends of files, so that many small ones are as quick as one large one. Whatever cannot be read
@@ -14,7 +14,7 @@ use rustic_core::{DataId, TreeId};
 use super::notes::{NOTES_NAME, Notes};
 use super::{convert, from_io, order};
 use crate::error::{Error, Result};
-use crate::restic::readout::{Content, Prefetch, Reading, join, shown};
+use crate::restic::readout::{Content, Prefetch, Reading, join, names_of, shown};
 use crate::tar::{MemberKind, NewMember, Writer};
 
 /// Members that are looked up ahead of the one that is written.
@@ -53,18 +53,48 @@ pub fn pack(
     output: &mut dyn Write,
 ) -> Result<Packed> {
     let notes = read_notes(reading, root)?;
-    let mut first = Vec::new();
-    for name in top {
-        let node = reading.node(root, name)?;
-        first.push(node);
+    let first = top.iter().map(|name| reading.node(root, name)).collect::<Result<_>>()?;
+    write_all(reading, &notes, &[], first, output)
+}
+
+/// Writes an archive of what is at a path below `root`, with what is in it: as `tar -C FOLDER -c NAME`
+/// would, so that names begin with the last one of the path; of everything if the path is empty.
+///
+/// `backup` of an export is what [`pack`] makes of it. `output` need not be buffered.
+///
+/// # Errors
+/// As [`pack`].
+pub fn dump(
+    reading: &Reading,
+    root: TreeId,
+    path: &[u8],
+    output: &mut dyn Write,
+) -> Result<Packed> {
+    let notes = read_notes(reading, root)?;
+    let path = names_of(path).fold(Vec::new(), |path, name| join(&path, name));
+    if path.is_empty() {
+        return write_all(reading, &notes, &[], reading.tree(&root)?.nodes, output);
     }
-    first.sort_by(|one, other| order::compare(&[], one.name().as_bytes(), other.name().as_bytes()));
-    arrange(&mut first, &[], &notes);
+    let above = path.iter().rposition(|byte| *byte == b'/').unwrap_or_default();
+    let folder = path.get(..above).unwrap_or_default();
+    write_all(reading, &notes, folder, vec![reading.node(root, &path)?], output)
+}
+
+/// Writes the entries `first` of a folder, each with what is in it, and names them from there.
+fn write_all(
+    reading: &Reading,
+    notes: &Notes,
+    folder: &[u8],
+    mut first: Vec<Node>,
+    output: &mut dyn Write,
+) -> Result<Packed> {
+    arrange(&mut first, folder, notes);
     let output = std::io::BufWriter::with_capacity(256 << 10, output);
     let mut packing = Packing {
         reading,
-        notes: &notes,
-        open: vec![(Vec::new(), first.into_iter())],
+        notes,
+        open: vec![(folder.to_vec(), first.into_iter())],
+        above: if folder.is_empty() { 0 } else { folder.len() + 1 },
         links: HashMap::new(),
         part: Vec::new(),
         ahead: VecDeque::new(),
@@ -122,6 +152,8 @@ struct Packing<'a, W: Write> {
     notes: &'a Notes,
     /// The folders that are open, each with its path and what is left of it.
     open: Vec<(Vec<u8>, std::vec::IntoIter<Node>)>,
+    /// How much of every path is not in the names of members, in bytes.
+    above: usize,
     /// The first path of each file with several names in the present part, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
     part: Vec<u8>,
@@ -263,9 +295,11 @@ impl<W: Write> Packing<'_, W> {
         // All names of a file have the attributes of the first.
         let first = member.link.as_deref().unwrap_or(&member.path);
         let attributes = convert::to_attributes(first, &member.node, self.notes)?;
+        let named = |path| <[u8]>::get(path, self.above..).unwrap_or_default();
+        let link = member.link.as_deref().map(named);
         let new = NewMember {
-            path: &member.path,
-            link: member.link.as_deref().unwrap_or_else(|| convert::link_of(&member.node)),
+            path: named(&member.path),
+            link: link.unwrap_or_else(|| convert::link_of(&member.node)),
             kind: member.kind,
             size_bytes: member.bytes,
             mode: convert::mode_of(&member.node),

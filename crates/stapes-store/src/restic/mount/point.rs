@@ -271,4 +271,39 @@ mod tests {
             assert!(error.contains(why) && error.contains(at.to_str().unwrap()), "{error}");
         }
     }
+
+    #[test]
+    fn the_mount_of_a_dead_process_is_refused_with_what_clears_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let how = How { allow_other: false, checks_access: true };
+        let (device, point) = mount(dir.path(), how).unwrap();
+        drop(device);
+        let error = mount(dir.path(), how).unwrap_err().to_string();
+        let clears = format!("fusermount3 -u {}", point.at().display());
+        point.unmount().unwrap();
+        assert!(error.contains(&clears), "{error}");
+        assert!(check(dir.path()).is_ok(), "it is gone");
+    }
+
+    #[test]
+    fn the_helper_mounts_and_unmounts_and_says_why_it_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = fs::canonicalize(dir.path()).unwrap();
+        let how = How { allow_other: true, checks_access: true };
+        let device = mount_with_helper(&at, how).unwrap();
+        assert!(mount_id(&at).is_some());
+        let listed = fs::read_to_string(MOUNTS).unwrap();
+        let line = listed.lines().find(|line| line.contains(at.to_str().unwrap())).unwrap();
+        for part in ["ro,nosuid,nodev", "fuse.stapes stapes", "default_permissions", "allow_other"]
+        {
+            assert!(line.contains(part), "{line}");
+        }
+        unmount_with_helper(&at).unwrap();
+        assert_eq!(mount_id(&at), None);
+        drop(device);
+        let error = mount_with_helper(&at.join("none"), how).unwrap_err().to_string();
+        assert!(error.contains("fusermount3 says: "), "{error}");
+        let error = unmount_with_helper(&at).unwrap_err().to_string();
+        assert!(error.contains("unmounting") && error.contains("fusermount3 says: "), "{error}");
+    }
 }

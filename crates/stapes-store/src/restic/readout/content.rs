@@ -2,14 +2,15 @@
 //!
 //! What a node says of its size is not used: blobs are as long as they are.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustic_core::DataId;
 
 use super::{BlobCache, Plain, Prefetch, Reading};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What [`RandomAccess`] has fetched ahead of a reader that reads on, in bytes.
 const AHEAD_BYTES: u64 = 12 << 20;
@@ -43,6 +44,25 @@ impl Content {
             self.prefetch.want(id);
         }
         self.prefetch.take()
+    }
+
+    /// Writes what is left of the file and returns how many bytes it was.
+    ///
+    /// # Errors
+    /// Why a blob cannot be read, or what `output` says; what comes before is written then.
+    pub fn write_to(mut self, output: &mut dyn Write) -> Result<u64> {
+        let failed = |source| Error::file("write", Path::new("the output"))(source);
+        let mut bytes = 0;
+        let begun = self.present.get(self.at..).unwrap_or_default();
+        output.write_all(begun).map_err(failed)?;
+        bytes += begun.len() as u64;
+        while let Some(blob) = self.next_blob() {
+            let blob = blob?;
+            output.write_all(&blob).map_err(failed)?;
+            bytes += blob.len() as u64;
+        }
+        output.flush().map_err(failed)?;
+        Ok(bytes)
     }
 }
 
@@ -125,7 +145,7 @@ impl RandomAccess {
             if count == 0 {
                 // The index promised more than there is; the blob was checked, so the index is wrong.
                 let what = format!("the index entry of the data blob {}", id.to_hex().as_str());
-                return Err(crate::Error::damaged(what, "it gives a wrong length"));
+                return Err(Error::damaged(what, "it gives a wrong length"));
             }
             room.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
             done += count;

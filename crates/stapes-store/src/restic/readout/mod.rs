@@ -37,8 +37,8 @@ use crate::restic::repository::Repository;
 /// files some hundred.
 const BLOB_LIMIT_BYTES: u32 = 256 << 20;
 
-/// What is shown of a path that is not text, or too long.
-const SHOWN_BYTES: usize = 1000;
+/// What is shown of a path: as long as any that an operating system can open.
+const SHOWN_BYTES: usize = 4096;
 
 /// A repository and where its blobs lie, for readers. Copies share both, and the folders read last.
 #[derive(Clone, Debug)]
@@ -94,12 +94,13 @@ impl Reading {
     }
 
     /// The node at a path below `root`; the root itself, as a folder without a name, if it is empty.
+    /// Slashes too many and `.` are as nothing, `..` is never there, and links are not followed.
     ///
     /// # Errors
     /// `NotFound` with the path; as [`Self::tree`].
     pub fn node(&self, root: TreeId, path: &[u8]) -> Result<Node> {
         let mut node = Node { node_type: NodeType::Dir, subtree: Some(root), ..Node::default() };
-        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        for name in names_of(path) {
             let missing = || Error::NotFound { what: shown(path) };
             let subtree = node.subtree.filter(|_| node.is_dir()).ok_or_else(missing)?;
             let nodes = self.tree(&subtree)?.nodes;
@@ -132,13 +133,56 @@ fn is_sane(location: &Location) -> bool {
     location.length <= BLOB_LIMIT_BYTES && location.plain_length() <= BLOB_LIMIT_BYTES
 }
 
-/// A path for people, on one line.
-pub(crate) fn shown(path: &[u8]) -> String {
+/// The names in a path, without what says nothing.
+pub(crate) fn names_of(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."))
+}
+
+/// A path for people, on one line and harmless for terminals: what is no text, or moves the cursor,
+/// colours or turns around what follows, is escaped, and so is the backslash.
+#[must_use]
+pub fn shown(path: &[u8]) -> String {
     let short = path.get(..SHOWN_BYTES).unwrap_or(path);
-    OsStr::from_bytes(short).display().to_string().escape_debug().to_string()
+    let mut shown = String::with_capacity(short.len());
+    for chunk in short.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            match letter {
+                '\'' | '"' => shown.push(letter),
+                _ => shown.extend(letter.escape_debug()),
+            }
+        }
+        for byte in chunk.invalid() {
+            shown.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    if short.len() < path.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 pub(crate) fn is_file_name(name: &OsStr) -> bool {
     let name = name.as_bytes();
     !matches!(name, b"" | b"." | b"..") && !name.iter().any(|byte| matches!(byte, b'/' | 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_path_is_on_one_line_and_tells_names_apart() {
+        for (path, expected) in [
+            (&b"etc/it's \"a\" file"[..], "etc/it's \"a\" file"),
+            ("é→😀".as_bytes(), "é→😀"),
+            (b"a\n\x1b[31m", "a\\n\\u{1b}[31m"),
+            ("\u{202e}fdp".as_bytes(), "\\u{202e}fdp"),
+            (b"\xff\xfe", "\\xff\\xfe"),
+            (b"\\xff", "\\\\xff"),
+        ] {
+            assert_eq!(shown(path), expected);
+        }
+        let long = shown(&[b'n'; 5000]);
+        assert!(long.len() < 4100 && long.ends_with('…'));
+    }
 }
