@@ -111,8 +111,8 @@ fn two_readers_at_random_places_read_what_is_there() {
     let lab = Lab::new();
     let source = lab.path("source");
     fs::create_dir(&source).unwrap();
-    let mut bytes = noise(1, 24 << 20);
-    bytes.extend(vec![0; 20 << 20]);
+    let mut bytes = noise(1, 10 << 20);
+    bytes.extend(vec![0; 9 << 20]);
     bytes.extend(noise(2, 1234));
     fs::write(source.join("large"), &bytes).unwrap();
     fs::write(source.join("small"), "small").unwrap();

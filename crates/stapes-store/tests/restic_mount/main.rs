@@ -9,6 +9,7 @@
     reason = "tests and their helpers"
 )]
 
+mod access;
 mod damage;
 #[path = "../restic_tree/lab.rs"]
 #[expect(dead_code, reason = "shared with the tests of folders, which need more of it")]

@@ -161,3 +161,6 @@ impl Unmounter {
         self.0.at()
     }
 }
+
+#[cfg(test)]
+mod tests;

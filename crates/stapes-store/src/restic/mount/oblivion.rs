@@ -54,7 +54,7 @@ impl Drop for Oblivion {
 }
 
 /// What is open stays open; its name is looked up again by whoever needs it.
-fn forget_files(view: &View, kernel: &Notifier) {
+pub(super) fn forget_files(view: &View, kernel: &Notifier) {
     for (folder, name) in view.inodes.files() {
         if kernel.inval_entry(INodeNo(folder), &name).is_err() {
             // It is being unmounted.
