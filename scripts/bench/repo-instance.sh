@@ -129,7 +129,7 @@ export XDG_CONFIG_HOME=$DIR RESTIC_PASSWORD=bench
 printf 'incus:\n  source: { url: "unix://%s" }\n' "$DIR/source/incus/unix.socket" >stapes.yaml
 create_container
 say 'the first backup'
-stapes init --target restic:vault --quiet
+stapes init --target restic:vault >&2
 command_of backup
 sync
 measure "$DIR/first" "${COMMAND[@]}"
