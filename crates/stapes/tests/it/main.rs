@@ -63,6 +63,8 @@ mod prune;
 #[cfg(test)]
 mod replica;
 #[cfg(test)]
+mod restic_shelf;
+#[cfg(test)]
 mod restore_archive;
 #[cfg(test)]
 mod restore_beside;

@@ -151,13 +151,16 @@ pub(crate) fn image(content: &[u8]) -> BackupItem {
     BackupItem::Image(sum.parse().unwrap())
 }
 
+/// What an export says about itself.
+pub(crate) const INDEX: &[u8] = b"name: web\nbackend: dir\npool: default\n";
+
 /// An export of Incus with an index and a file, packed.
 pub(crate) fn export(kind: &str) -> Vec<u8> {
     let tree = format!("backup/{kind}/");
     let noise: Vec<u8> =
         (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     packed(&tar(&[
-        ("backup/index.yaml", b"name: web\nbackend: dir\npool: default\n"),
+        ("backup/index.yaml", INDEX),
         (&tree, b""),
         (&format!("{tree}data"), &noise),
     ]))
@@ -192,7 +195,7 @@ pub(crate) fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
     archive
 }
 
-fn manifest(created_at: Timestamp, missing: &[&str]) -> Manifest {
+pub(crate) fn manifest(created_at: Timestamp, missing: &[&str]) -> Manifest {
     Manifest {
         schema: SCHEMA,
         kind: String::new(),
