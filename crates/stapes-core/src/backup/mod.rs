@@ -3,6 +3,7 @@
 //! Pure data and decisions. Where backups lie and how they look there is `stapes-store`'s business,
 //! making and restoring them the engine's.
 
+pub mod address;
 pub mod choose;
 mod info;
 mod item;
