@@ -56,7 +56,7 @@ const LONGEST_PATTERN_LEN: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
     /// The glob cannot be read.
-    #[error("`{text}` is not a pattern: {reason}")]
+    #[error("`{}` is not a pattern: {reason}", text.escape_debug())]
     Pattern {
         /// The text as it was given.
         text: String,
