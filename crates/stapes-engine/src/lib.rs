@@ -30,6 +30,7 @@ pub mod restore;
 pub mod run;
 pub mod secret;
 pub mod server_config;
+pub mod services;
 mod steps;
 pub mod verify;
 

@@ -7,6 +7,7 @@ use stapes_engine::backup::{self, Options, What};
 use stapes_engine::clock::Clock;
 use stapes_engine::repository::User;
 
+use super::backup_path::{self, PathArgs};
 use crate::args::WorkArgs;
 use crate::exit::Exit;
 use crate::interrupt;
@@ -25,7 +26,8 @@ use crate::settings::Settings;
   stapes backup all --target dir:/mnt/nas/incus
   stapes backup instances web1 db1 --target nas
   stapes backup volumes tank/data --compression none --target nas
-  stapes backup config --target nas")]
+  stapes backup config --target nas
+  stapes backup path /srv/wiki --name wiki --exclude cache/ --target restic:/mnt/nas/vault")]
 pub(crate) struct BackupArgs {
     #[command(subcommand)]
     what: WhatArgs,
@@ -63,6 +65,8 @@ enum WhatArgs {
     /// What is needed to rebuild the server: projects, profiles, networks, pools, settings, trust
     #[command(visible_alias = "database")]
     Config,
+    /// A directory of this machine, file by file, under a name of its own; needs no Incus server
+    Path(PathArgs),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -85,7 +89,7 @@ impl From<Images> for ImageChoice {
     }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum CompressionArg {
     Zstd,
     Gzip,
@@ -104,7 +108,7 @@ impl From<CompressionArg> for Compression {
     }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum ConsistencyArg {
     /// The item goes on, but for the moment that a copy on write takes
     Snapshot,
@@ -141,6 +145,23 @@ struct OptionArgs {
 }
 
 impl OptionArgs {
+    /// An option that would have no effect is a mistake that is told.
+    fn refuse_what_directories_have_not(&self) -> Result<(), CommandError> {
+        let given = [
+            ("--compression", self.compression != CompressionArg::Zstd),
+            ("--optimized", self.optimized),
+            ("--no-snapshot", self.no_snapshot),
+            ("--instance-only", self.instance_only),
+            ("--consistency", self.consistency != ConsistencyArg::Snapshot),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => Err(CommandError::usage(format!(
+                "{option} has no effect on a directory, which is read as it is"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     fn options(&self) -> Options {
         Options {
             compression: self.compression.into(),
@@ -177,11 +198,19 @@ impl BackupArgs {
             WhatArgs::Volumes { names } => What { volumes: wanted(names)?, ..none },
             WhatArgs::Images { names } => What { named_images: Some(names.clone()), ..none },
             WhatArgs::Config => What { config: true, ..none },
+            // It has a run of its own.
+            WhatArgs::Path(_) => none,
         })
     }
 }
 
 pub(crate) async fn run(args: &BackupArgs, settings: &Settings) -> Result<Exit, CommandError> {
+    if let WhatArgs::Path(path) = &args.what {
+        args.options.refuse_what_directories_have_not()?;
+        let (rehash, dry_run) = (args.options.rehash, args.options.work.dry_run);
+        let common = backup_path::Common { places: &args.places, rehash, dry_run };
+        return backup_path::run(path, common, settings).await;
+    }
     let loaded = settings.load_config_if_any()?;
     let what = args.what()?;
     let target = args.places.repository(settings, loaded.as_ref())?;

@@ -1,6 +1,7 @@
 //! One file per command: its arguments (whose comments are the help text) and its function.
 
 pub(crate) mod backup;
+pub(crate) mod backup_path;
 pub(crate) mod config;
 pub(crate) mod import;
 pub(crate) mod init;
@@ -11,4 +12,5 @@ pub(crate) mod prune;
 pub(crate) mod replicate;
 pub(crate) mod resource;
 pub(crate) mod restore;
+pub(crate) mod restore_service;
 pub(crate) mod verify;

@@ -10,6 +10,7 @@ use stapes_engine::clock::Clock;
 use stapes_engine::repository::{Use, User};
 use stapes_engine::restore::{self, From, Prepared, Request};
 
+use super::restore_service::{self, ServiceArgs};
 use crate::args::{Format, WorkArgs};
 use crate::confirm::confirm_in_run;
 use crate::exit::Exit;
@@ -30,6 +31,7 @@ use crate::settings::Settings;
   stapes restore instance web1 --target nas --version 20261121T023000Z --replace
   stapes restore volume tank/data --target nas --replace
   stapes restore config --target nas                  show what differs, and change nothing
+  stapes restore service wiki --target nas --to /srv/wiki-test
   stapes restore all --target dir:/mnt/nas/incus --pool-map tank=local")]
 pub(crate) struct RestoreArgs {
     #[command(subcommand)]
@@ -78,6 +80,9 @@ enum WhatArgs {
         #[arg(long)]
         apply: bool,
     },
+    /// A directory, to where it came from or elsewhere; needs no Incus server
+    #[command(visible_alias = "path")]
+    Service(ServiceArgs),
 }
 
 #[derive(Debug, Args)]
@@ -143,6 +148,24 @@ impl OptionArgs {
         })
     }
 
+    /// An option that would have no effect is a mistake that is told.
+    fn refuse_what_directories_have_not(&self) -> Result<(), CommandError> {
+        let maps = [&self.pool_maps, &self.network_maps, &self.project_maps, &self.profile_maps];
+        let given = [
+            ("--target-name", self.target_name.is_some()),
+            ("--skip-existing", self.skip_existing),
+            ("a map", maps.iter().any(|map| !map.is_empty())),
+            ("--start", self.start),
+            ("--force", self.force),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => {
+                Err(CommandError::usage(format!("{option} has no effect on a directory")))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn which(&self) -> Result<Which, CommandError> {
         let Some(text) = &self.version else { return Ok(Which::Newest) };
         let version = text.parse::<Version>();
@@ -162,6 +185,8 @@ impl RestoreArgs {
             WhatArgs::Volumes { names } => (&[BackupKind::Volume], names),
             WhatArgs::Images { names } => (&[BackupKind::Image], names),
             WhatArgs::Config { .. } => (&[BackupKind::Config], &[]),
+            // It has a run of its own.
+            WhatArgs::Service(_) => (&[], &[]),
         };
         let wanted: Wanted = self.places.wanted(names)?;
         Ok(Request {
@@ -190,6 +215,13 @@ impl RestoreArgs {
 }
 
 pub(crate) async fn run(args: &RestoreArgs, settings: &Settings) -> Result<Exit, CommandError> {
+    if let WhatArgs::Service(service) = &args.what {
+        args.options.refuse_what_directories_have_not()?;
+        let (replace, dry_run) = (args.options.replace, args.options.work.dry_run);
+        let (places, which) = (&args.places, args.options.which()?);
+        let common = restore_service::Common { places, which, replace, dry_run };
+        return restore_service::run(service, common, settings).await;
+    }
     let loaded = settings.load_config_if_any()?;
     let request = args.request()?;
     let server = args.places.server(settings, loaded.as_ref())?;

@@ -7,6 +7,7 @@ pub(crate) mod json;
 pub(crate) mod listing;
 pub(crate) mod plan;
 pub(crate) mod restore_plan;
+pub(crate) mod service_plan;
 pub(crate) mod table;
 pub(crate) mod thinning;
 

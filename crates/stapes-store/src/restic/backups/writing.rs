@@ -32,7 +32,7 @@ use crate::restic::readout::Reading;
 use crate::restic::tree::missing;
 use crate::restic::tree::node::go_mode;
 use crate::restic::tree::{
-    BackupOptions, Body, Built, FolderBackup, Missing, Origin, SnapshotHeader, TagFile,
+    BackupOptions, Body, Built, FolderBackup, Missing, Origin, Progress, SnapshotHeader, TagFile,
     TreeBuilder, backup_directory, save_snapshot,
 };
 
@@ -98,8 +98,12 @@ pub struct FolderOptions {
     pub exclude_if_present: Vec<String>,
     /// Take mount points of other file systems as empty folders.
     pub one_file_system: bool,
+    /// Leave out what programs have marked as caches, with a file `CACHEDIR.TAG`.
+    pub exclude_caches: bool,
     /// Read all files, also those that look unchanged.
     pub rehash: bool,
+    /// How far it is, and whether it is to end.
+    pub progress: Arc<Progress>,
 }
 
 impl Backups {
@@ -225,8 +229,12 @@ impl NewBackup {
                 .iter()
                 .map(|name| tag_file(name))
                 .collect(),
+            progress: Arc::clone(&options.progress),
             ..BackupOptions::default()
         };
+        if options.exclude_caches {
+            how.exclude_if_present.push(TagFile::cache());
+        }
         how.parent = self.parent.as_ref().map(|snapshot| snapshot.tree);
         how.matching.changed_before = self.parent.as_ref().map(began);
         let repository = self.backups.repository();

@@ -25,6 +25,7 @@ use super::excludes::{Excludes, TagFile, tags_named};
 use super::missing::{Lack, Missing};
 use super::node;
 use super::parent::{Matching, Parent};
+use super::progress::Progress;
 use super::reading::{self, Job};
 use crate::error::{Error, Result};
 use crate::restic::index::Index;
@@ -55,6 +56,8 @@ pub struct BackupOptions {
     pub with_atime: bool,
     /// How many files are read at once.
     pub readers: NonZeroUsize,
+    /// How far it is, and whether it is to end.
+    pub progress: Arc<Progress>,
 }
 
 impl Default for BackupOptions {
@@ -69,6 +72,7 @@ impl Default for BackupOptions {
             one_file_system: false,
             with_atime: false,
             readers: NonZeroUsize::MIN.saturating_add(1),
+            progress: Arc::default(),
         }
     }
 }
@@ -88,7 +92,8 @@ pub struct FolderBackup {
 ///
 /// # Errors
 ///
-/// If the folder itself cannot be read, a pattern is none, or the repository fails. What is wrong
+/// If the folder itself cannot be read, a pattern is none, or the repository fails; `Cancelled` if
+/// [`BackupOptions::progress`] was told to end. What is wrong
 /// with single files below is not an error but in [`FolderBackup::missing`].
 pub fn backup_directory(
     repository: &Repository,
@@ -107,7 +112,9 @@ pub fn backup_directory(
             let describer = Describer::new(options.with_atime);
             std::thread::Builder::new()
                 .name("reader".to_owned())
-                .spawn_scoped(scope, || reading::read_all(&queue, ingest, describer))
+                .spawn_scoped(scope, || {
+                    reading::read_all(&queue, ingest, describer, &options.progress);
+                })
                 .map_err(Error::file("start a thread for reading", path))?;
         }
         let mut walk = Walk {
@@ -209,6 +216,7 @@ impl Walk<'_> {
 
     /// Takes one entry, whose path is the present one; a folder is opened and returned.
     fn entry(&mut self, folder: &Arc<OwnedFd>, name: OsString) -> Result<Option<Level>> {
+        self.options.progress.check("the backup of the folder")?;
         let stat = match stat(folder, &name) {
             Ok(stat) => stat,
             Err(errno) => return Ok(self.unreadable(errno)),
@@ -244,6 +252,8 @@ impl Walk<'_> {
         if let Some((content, size)) =
             self.parent.take_over(&name, &node.meta, &self.options.matching)
         {
+            self.options.progress.add_file();
+            self.options.progress.add_bytes(size);
             self.builder.add(node, Body::known(content, size), Origin::Unchanged)?;
             return Ok(None);
         }

@@ -60,6 +60,14 @@ impl Excludes {
     }
 }
 
+/// Whether all of these are patterns.
+///
+/// # Errors
+/// `Refused` names the first that is none.
+pub fn check_excludes(patterns: &[String]) -> Result<()> {
+    Excludes::new(patterns).map(drop)
+}
+
 /// Whether a name is that of one of the tags.
 pub(super) fn tags_named<'a>(
     tags: &'a [TagFile],

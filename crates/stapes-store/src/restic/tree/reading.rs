@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::describe::Describer;
 use super::missing::Lack;
+use super::progress::Progress;
 use crate::restic::ingest::{ContentWriter, Ingest, PendingContent};
 
 /// Files up to this size are read with one call, into a buffer of their own.
@@ -49,17 +50,23 @@ pub(super) enum Read {
 }
 
 /// Reads files until the walk is over. One thread's whole life.
-pub(super) fn read_all(jobs: &Mutex<Receiver<Job>>, ingest: &Ingest, mut describer: Describer) {
+pub(super) fn read_all(
+    jobs: &Mutex<Receiver<Job>>,
+    ingest: &Ingest,
+    mut describer: Describer,
+    progress: &Progress,
+) {
     loop {
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
-        let read = read(&job, ingest, &mut describer);
+        let read = read(&job, ingest, &mut describer, progress);
+        progress.add_file();
         // Nobody listens any more after an error elsewhere.
         drop(job.reply.send(read));
     }
 }
 
-fn read(job: &Job, ingest: &Ingest, describer: &mut Describer) -> Read {
+fn read(job: &Job, ingest: &Ingest, describer: &mut Describer, progress: &Progress) -> Read {
     let file = match open(job) {
         Ok(file) => file,
         Err(Errno::NOENT) => return left(Lack::Vanished, "it was gone when it was to be read"),
@@ -79,7 +86,7 @@ fn read(job: &Job, ingest: &Ingest, describer: &mut Describer) -> Read {
         Box::new(described.0)
     });
     let mut content = ingest.content();
-    match copy(&file, before.stx_size, &mut content) {
+    match copy(&file, before.stx_size, &mut content, progress) {
         Ok(changed) => {
             let changed = changed.or_else(|| changed_since(&file, &before));
             Read::Stored { content: content.finish(), metadata, changed }
@@ -96,10 +103,19 @@ enum Failed {
 }
 
 /// Copies as many bytes as the file said it has; says so if it has fewer or more.
-fn copy(file: &File, size: u64, content: &mut ContentWriter) -> Result<Option<String>, Failed> {
+fn copy(
+    file: &File,
+    size: u64,
+    content: &mut ContentWriter,
+    progress: &Progress,
+) -> Result<Option<String>, Failed> {
     let count = match usize::try_from(size) {
-        Ok(size) if size <= SMALL_BYTES => copy_small(file, size, content)?,
-        _ => copy_large(file, size, content)?,
+        Ok(size) if size <= SMALL_BYTES => {
+            let count = copy_small(file, size, content)?;
+            progress.add_bytes(count);
+            count
+        }
+        _ => copy_large(file, size, content, progress)?,
     };
     Ok(if count < size {
         Some(format!("it shrank from {size} to {count} bytes"))
@@ -129,12 +145,17 @@ fn copy_small(file: &File, size: usize, content: &mut ContentWriter) -> Result<u
 }
 
 /// Right into the chunks.
-fn copy_large(file: &File, size: u64, content: &mut ContentWriter) -> Result<u64, Failed> {
+fn copy_large(
+    file: &File,
+    size: u64,
+    content: &mut ContentWriter,
+    progress: &Progress,
+) -> Result<u64, Failed> {
     let mut source = Noting { file, failed: false }.take(size);
     loop {
         match content.read_from(&mut source) {
             Ok(0) => break,
-            Ok(_) => {}
+            Ok(count) => progress.add_bytes(count as u64),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if source.get_ref().failed => return Err(Failed::Reading(error)),
             Err(_) => return Err(Failed::Storing),
@@ -222,7 +243,8 @@ mod tests {
             let copied = |size: u64| {
                 (&file).rewind().unwrap();
                 let mut content = ingest.content();
-                let changed = copy(&file, size, &mut content).unwrap_or_else(|_| panic!("fails"));
+                let changed = copy(&file, size, &mut content, &Progress::default())
+                    .unwrap_or_else(|_| panic!("fails"));
                 (content.finish().wait().unwrap().size, changed.unwrap_or_default())
             };
             assert_eq!(copied(length), (length, String::new()));

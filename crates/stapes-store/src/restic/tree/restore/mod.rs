@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustic_core::repofile::{BlobType, Metadata, Node, NodeType};
 use rustic_core::{BlobId, DataId, TreeId};
@@ -23,6 +24,7 @@ use super::attributes::Object;
 use super::missing::{Lack, Missing};
 use super::node;
 use super::parent::read_tree;
+use super::progress::Progress;
 use crate::error::{Error, Result, sentence};
 use crate::restic::files::Location;
 use crate::restic::index::Index;
@@ -44,6 +46,8 @@ pub struct RestoreOptions {
     pub top: Option<Box<Metadata>>,
     /// How many threads fetch and write.
     pub threads: NonZeroUsize,
+    /// How far it is, and whether it is to end.
+    pub progress: Arc<Progress>,
 }
 
 /// What to do with files that are there already.
@@ -64,6 +68,7 @@ impl Default for RestoreOptions {
             keep_damaged: false,
             top: None,
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            progress: Arc::default(),
         }
     }
 }
@@ -88,7 +93,8 @@ pub struct Restored {
 /// # Errors
 ///
 /// [`Error::Refused`] if the folder is not empty and nothing may be replaced; if the tree itself cannot
-/// be read; if the storage is gone or the disk full. Other failures are in [`Restored::missing`].
+/// be read; if the storage is gone or the disk full; `Cancelled` if [`RestoreOptions::progress`] was told
+/// to end, which leaves what was made so far. Other failures are in [`Restored::missing`].
 pub fn restore_tree(
     repository: &Repository,
     index: &Index,
@@ -120,6 +126,7 @@ pub fn restore_nodes(
         sparse: options.sparse,
         keep_damaged: options.keep_damaged,
         threads: options.threads,
+        progress: &options.progress,
     };
     let mut walk = Walk {
         writing: &writing,
@@ -177,6 +184,7 @@ impl Walk<'_> {
         let mut levels = vec![Level { folder, nodes: nodes.into_iter(), metadata }];
         while let Some(level) = levels.last_mut() {
             if let Some(node) = level.nodes.next() {
+                self.writing.progress.check("the restore of the folder")?;
                 self.batch.count();
                 let below = self.entry(&level.folder, node)?;
                 levels.extend(below);
@@ -251,6 +259,7 @@ impl Walk<'_> {
 
     fn file(&mut self, folder: &OwnedFd, name: OsString, node: Node) -> Result<()> {
         self.restored.files += 1;
+        self.writing.progress.add_file();
         let content = node.content.unwrap_or_default();
         if self.is_further_link(&name, &node.meta, &content) {
             return Ok(());

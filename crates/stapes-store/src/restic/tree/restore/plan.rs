@@ -46,12 +46,12 @@ pub(super) struct PlannedFile {
     pub(super) name: OsString,
     pub(super) metadata: Box<Metadata>,
     pub(super) size: u64,
-    pub(super) progress: Mutex<Progress>,
+    pub(super) progress: Mutex<FileProgress>,
 }
 
 /// How far a file is.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct FileProgress {
     /// Pieces that are still to be written.
     pub(super) left: usize,
     /// It was made.
@@ -118,7 +118,7 @@ impl Batch {
             at += u64::from(location.plain_length());
         }
         self.count += content.len();
-        let progress = Progress { left: content.len(), made: false, failed: None };
+        let progress = FileProgress { left: content.len(), made: false, failed: None };
         let progress = Mutex::new(progress);
         self.files.push(PlannedFile { folder, name, metadata, size: at, progress });
     }

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustic_core::repofile::{BlobType, NodeType};
 use rustix::io::Errno;
 
-use super::plan::{Batch, Fetch, Need, PlannedFile, Progress};
+use super::plan::{Batch, Fetch, FileProgress, Need, PlannedFile};
 use super::target::Target;
 use crate::error::{Error, ErrorKind, Result, sentence};
 use crate::restic::files::pack_name;
@@ -23,6 +23,7 @@ use crate::restic::index::Index;
 use crate::restic::repository::Repository;
 use crate::restic::tree::attributes::Object;
 use crate::restic::tree::missing::{Lack, Missing};
+use crate::restic::tree::progress::Progress;
 
 /// Holes are made of as many zeros, and at multiples of it: smaller ones cost more than they save.
 const HOLE_BYTES: usize = 64 << 10;
@@ -36,6 +37,7 @@ pub(super) struct Writing<'a> {
     pub(super) sparse: bool,
     pub(super) keep_damaged: bool,
     pub(super) threads: NonZeroUsize,
+    pub(super) progress: &'a Progress,
 }
 
 impl Writing<'_> {
@@ -81,6 +83,7 @@ struct Hand<'a> {
 
 impl Hand<'_> {
     fn fetch(&mut self, fetch: &Fetch) -> Result<()> {
+        self.shared.progress.check("the restore of the folder")?;
         let pack = match fetch.needs.first() {
             Some(need) => pack_name(&need.location.pack),
             None => return Ok(()),
@@ -137,6 +140,7 @@ impl Hand<'_> {
             }
             self.done(need, Some((Lack::Unwritable, errno.to_string())));
         } else {
+            self.shared.progress.add_bytes(plain.len() as u64);
             self.done(need, None);
         }
         Ok(())
@@ -175,7 +179,7 @@ impl Hand<'_> {
         }
     }
 
-    fn finish(&mut self, number: usize, planned: &PlannedFile, progress: &mut Progress) {
+    fn finish(&mut self, number: usize, planned: &PlannedFile, progress: &mut FileProgress) {
         let path = self.path(planned);
         let mut missing = Vec::new();
         if let Some((lack, why)) = progress.failed.clone() {
