@@ -63,7 +63,13 @@ mod prune;
 #[cfg(test)]
 mod replica;
 #[cfg(test)]
+mod restic_lab;
+#[cfg(test)]
+mod restic_recover;
+#[cfg(test)]
 mod restic_shelf;
+#[cfg(test)]
+mod restic_storages;
 #[cfg(test)]
 mod restore_archive;
 #[cfg(test)]

@@ -159,11 +159,7 @@ pub(crate) fn export(kind: &str) -> Vec<u8> {
     let tree = format!("backup/{kind}/");
     let noise: Vec<u8> =
         (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    packed(&tar(&[
-        ("backup/index.yaml", INDEX),
-        (&tree, b""),
-        (&format!("{tree}data"), &noise),
-    ]))
+    packed(&tar(&[("backup/index.yaml", INDEX), (&tree, b""), (&format!("{tree}data"), &noise)]))
 }
 
 /// Packed as this program does.

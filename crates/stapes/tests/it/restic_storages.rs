@@ -1,0 +1,76 @@
+//! The whole way of a container and a volume through a restic repository, on each storage: backed up
+//! twice, listed, verified, restored beside, thinned; and stock restic is content after each step.
+
+use stapes_testing::storage_servers::{RestServer, S3Server, SshServer};
+
+use crate::restic_lab::Vault;
+use crate::restore_lab::{as_exported, fill};
+
+fn the_whole_way(vault: &Vault) {
+    let here = vault.here();
+    here.launch("web").unwrap();
+    fill(&here.rootfs("local", "web"));
+    here.volume("local", "data").unwrap();
+    here.write_volume("local", "data", "kept", b"first").unwrap();
+    let stored = |ran: crate::lab::Ran| {
+        let report = ran.complete().report();
+        assert_eq!(
+            (&report["outcome"], report["items"].as_array().unwrap().len()),
+            (&"complete".into(), 3)
+        );
+    };
+    stored(vault.json(&["backup", "all", "--images", "none"]));
+    here.write_volume("local", "data", "kept", b"second").unwrap();
+    here.write("local", "web", "root/later", b"later").unwrap();
+    stored(vault.json(&["backup", "all", "--images", "none"]));
+    vault.restic(&["check", "--read-data"]);
+
+    let listed = vault.json(&["list", "all"]).complete().json();
+    assert_eq!(listed["backups"].as_array().unwrap().len(), 6, "{listed:#}");
+    assert_eq!(vault.json(&["verify", "all"]).complete().report()["outcome"], "complete");
+
+    vault.stapes(&["restore", "instance", "web", "--target-name", "again", "-y"]).complete();
+    let (web, again) = (here.rootfs("local", "web"), here.rootfs("local", "again"));
+    stapes_testing::tree::assert_same(&as_exported(web), &as_exported(again));
+    let oldest = listed["backups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|backup| backup["item"]["kind"] == "volume")
+        .map(|backup| backup["version"].as_str().unwrap().to_owned())
+        .min()
+        .unwrap();
+    let restore = ["restore", "volume", "local/data", "--version", &oldest, "--replace", "-y"];
+    vault.stapes(&restore).complete();
+    let kept = here.volume_path("local", "data").join("kept");
+    assert_eq!(std::fs::read(kept).unwrap(), b"first");
+
+    vault.stapes(&["prune", "all", "--keep", "1", "-y"]).complete();
+    vault.restic(&["check", "--read-data"]);
+    let listed = vault.json(&["list", "all"]).complete().json();
+    assert_eq!(listed["backups"].as_array().unwrap().len(), 3, "{listed:#}");
+    assert_eq!(vault.restic(&["list", "locks"]), "");
+}
+
+#[test]
+fn a_folder_keeps_a_repository() {
+    the_whole_way(&Vault::new());
+}
+
+#[test]
+fn a_server_of_sftp_keeps_a_repository() {
+    let server = SshServer::start().unwrap();
+    the_whole_way(&Vault::over_sftp(&server));
+}
+
+#[test]
+fn a_bucket_keeps_a_repository() {
+    let server = S3Server::start().unwrap();
+    the_whole_way(&Vault::in_s3(&server));
+}
+
+#[test]
+fn a_server_of_the_rest_protocol_keeps_a_repository() {
+    let server = RestServer::start().unwrap();
+    the_whole_way(&Vault::over_rest(&server));
+}
