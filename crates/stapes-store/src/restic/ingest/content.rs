@@ -18,7 +18,34 @@ use crate::Result;
 /// to the next chunk: half of this, on average.
 const STEP: usize = 128 << 10;
 /// The length of a new buffer: what is needed until the first search.
-pub(super) const BUFFER_BYTES: usize = MIN_LENGTH + STEP;
+const BUFFER_BYTES: usize = MIN_LENGTH + STEP;
+
+/// The length of the chunks of a [`Shape::BlockImage`], in bytes.
+///
+/// What is written inside of a disk changes in place, in blocks of 4 KiB, so that fixed chunks need not
+/// find their cuts anew. If 1 % of 200 MB changes, the next backup stores so much of the 200 MB, on
+/// average over places at random:
+///
+/// | changes in | 64 KiB | 128 KiB | 256 KiB | restic's cuts |
+/// |---|---|---|---|---|
+/// | 1 place | 1.0 % | 1.1 % | 1.1 % | 2.1 % |
+/// | 20 places | 1.6 % | 2.2 % | 3.4 % | 22 % |
+/// | 100 places | 4.1 % | 7.2 % | 13 % | 74 % |
+///
+/// Each chunk takes 48 bytes of memory in every run, 41 in its pack and about as many in an index file:
+/// 100 GB of disks take 37 MB of memory with 128 KiB, twice as much with half of it.
+pub(super) const BLOCK_BYTES: usize = 128 << 10;
+
+/// What a content is, as far as it matters for where it is cut. All of restic's readers take any cuts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// A file that is written as a whole, or to which something is added: cut where restic cuts it, by
+    /// what is in it, so that what moves is found again.
+    #[default]
+    File,
+    /// A disk: it changes in place, a little in many places. Cut into small blocks of one length.
+    BlockImage,
+}
 
 /// Takes the bytes of one file, in order.
 ///
@@ -28,6 +55,7 @@ pub(super) const BUFFER_BYTES: usize = MIN_LENGTH + STEP;
 pub struct ContentWriter {
     shared: Arc<Shared>,
     parts: Arc<Parts>,
+    shape: Shape,
     /// The chunk that is being gathered: `filled` bytes of it. What is behind them means nothing.
     buffer: Vec<u8>,
     filled: usize,
@@ -75,10 +103,11 @@ impl AddAssign for Added {
 }
 
 impl ContentWriter {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, shape: Shape) -> Self {
         Self {
             shared,
             parts: Arc::default(),
+            shape,
             buffer: Vec::new(),
             filled: 0,
             searched: 0,
@@ -105,7 +134,7 @@ impl ContentWriter {
     /// # Errors
     /// Why the ingest as a whole has stopped.
     pub fn write_owned(&mut self, bytes: Vec<u8>) -> io::Result<()> {
-        if self.filled > 0 || bytes.len() > BUFFER_BYTES {
+        if self.filled > 0 || bytes.len() > self.shape.buffer_bytes() {
             return self.write_all(&bytes);
         }
         let length = bytes.len();
@@ -143,12 +172,13 @@ impl ContentWriter {
     /// Makes room for more bytes and says for how many; never none.
     fn room(&mut self) -> usize {
         if self.buffer.is_empty() {
-            self.buffer = self.shared.buffer();
+            self.buffer = self.shared.buffer(self.shape);
         }
         let goal = self.goal();
         if self.buffer.len() < goal {
             // Twice as long, so that a long chunk is not moved at each step.
-            let length = (self.buffer.len() * 2).clamp(goal.max(BUFFER_BYTES), MAX_LENGTH);
+            let least = goal.max(self.shape.buffer_bytes());
+            let length = (self.buffer.len() * 2).clamp(least, least.max(MAX_LENGTH));
             self.buffer.resize(length, 0);
         }
         goal - self.filled
@@ -156,7 +186,19 @@ impl ContentWriter {
 
     /// At which length of the chunk it is searched next.
     fn goal(&self) -> usize {
-        (self.searched.max(MIN_LENGTH) + STEP).min(MAX_LENGTH)
+        match self.shape {
+            Shape::File => (self.searched.max(MIN_LENGTH) + STEP).min(MAX_LENGTH),
+            Shape::BlockImage => BLOCK_BYTES,
+        }
+    }
+
+    /// The length of the first chunk in the buffer, if it ends there.
+    fn first_chunk(&self) -> Option<usize> {
+        let content = self.buffer.get(..self.filled).unwrap_or_default();
+        match self.shape {
+            Shape::File => self.shared.cuts.first(content, self.searched),
+            Shape::BlockImage => (self.filled >= BLOCK_BYTES).then_some(BLOCK_BYTES),
+        }
     }
 
     /// So many bytes more are in the buffer.
@@ -172,15 +214,15 @@ impl ContentWriter {
     /// Sends all chunks that end in the buffer.
     fn cut(&mut self) -> Result<()> {
         loop {
-            let content = self.buffer.get(..self.filled).unwrap_or_default();
-            let Some(length) = self.shared.cuts.first(content, self.searched) else {
+            let Some(length) = self.first_chunk() else {
                 self.searched = self.filled;
                 return Ok(());
             };
-            let behind = content.get(length..).unwrap_or_default();
-            let mut next = self.shared.buffer();
-            if next.len() < behind.len().max(BUFFER_BYTES) {
-                next.resize(behind.len().max(BUFFER_BYTES), 0);
+            let behind = self.buffer.get(length..self.filled).unwrap_or_default();
+            let mut next = self.shared.buffer(self.shape);
+            let least = behind.len().max(self.shape.buffer_bytes());
+            if next.len() < least {
+                next.resize(least, 0);
             }
             if let Some(begin) = next.get_mut(..behind.len()) {
                 begin.copy_from_slice(behind);
@@ -202,6 +244,16 @@ impl ContentWriter {
             Ok(())
         } else {
             Err(self.shared.stopped())
+        }
+    }
+}
+
+impl Shape {
+    /// The length of a new buffer.
+    pub(super) fn buffer_bytes(self) -> usize {
+        match self {
+            Self::File => BUFFER_BYTES,
+            Self::BlockImage => BLOCK_BYTES,
         }
     }
 }

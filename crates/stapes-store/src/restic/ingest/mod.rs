@@ -32,7 +32,7 @@ use rustic_core::repofile::BlobType;
 use rustic_core::{BlobId, Id, TreeId};
 use sha2::{Digest, Sha256};
 
-pub use content::{Added, Content, ContentWriter, PendingContent};
+pub use content::{Added, Content, ContentWriter, PendingContent, Shape};
 pub use cuts::{Cuts, MAX_LENGTH, MIN_LENGTH};
 
 use self::shared::{Job, Shared};
@@ -58,8 +58,9 @@ pub struct IngestOptions {
     pub level: i32,
     /// Set by the caller when it wants the run to end.
     pub cancel: Arc<AtomicBool>,
-    /// What keeps a prune out. Once it is lost nothing more is stored or named: somebody may have
-    /// removed what this run relies on. Without it the caller knows that nobody else is there.
+    /// What keeps a prune out, from before the index was loaded. Once it is lost nothing more is stored
+    /// or named: somebody may have removed what this run relies on. `None` says that nobody else can be
+    /// there, as in tests; whoever saves the snapshot has to confirm the lock once more.
     pub lock: Option<Arc<Lock>>,
 }
 
@@ -134,7 +135,12 @@ impl Ingest {
 
     /// For the bytes of one file. Many may be written at the same time, each by a thread of its own.
     pub fn content(&self) -> ContentWriter {
-        ContentWriter::new(Arc::clone(&self.shared))
+        self.content_of(Shape::File)
+    }
+
+    /// As [`Ingest::content`], for what is better cut in another way.
+    pub fn content_of(&self, shape: Shape) -> ContentWriter {
+        ContentWriter::new(Arc::clone(&self.shared), shape)
     }
 
     /// Whether it still takes anything: nothing has failed so far, and nobody has cancelled it.

@@ -15,7 +15,7 @@ use super::super::index::Index;
 use super::super::lock::Lock;
 use super::super::repository::Repository;
 use super::IngestOptions;
-use super::content::Ticket;
+use super::content::{Shape, Ticket};
 use super::cuts::Cuts;
 use super::pack::{Pack, Sealed};
 use super::pending::{Pending, Token};
@@ -26,7 +26,7 @@ use crate::{Error, Result};
 
 /// Chunks that wait for a worker, in bytes; each worker has one more.
 const WAITING_BYTES: usize = 48 << 20;
-/// Buffers that are kept for the next chunk, and how large they may be.
+/// Buffers that are kept for the next chunk, of each shape, and how large they may be.
 const SPARE_BUFFERS: usize = 8;
 const SPARE_BUFFER_BYTES: usize = 3 << 20;
 /// Full packs that wait to be stored. Storing begins at once while a thread is free.
@@ -70,6 +70,7 @@ pub(super) struct Shared {
     filling: [Mutex<Pack>; 2],
     claimed: Mutex<HashSet<(BlobType, BlobId)>>,
     spare_buffers: Mutex<Vec<Vec<u8>>>,
+    spare_blocks: Mutex<Vec<Vec<u8>>>,
     spare_packs: Mutex<Vec<Vec<u8>>>,
     cancel: Arc<AtomicBool>,
     failure: Mutex<Option<Arc<Error>>>,
@@ -117,6 +118,7 @@ impl Shared {
             filling: Default::default(),
             claimed: Mutex::default(),
             spare_buffers: Mutex::default(),
+            spare_blocks: Mutex::default(),
             spare_packs: Mutex::default(),
             cancel,
             failure: Mutex::default(),
@@ -208,15 +210,26 @@ impl Shared {
     }
 
     /// A buffer whose bytes mean nothing, of any length.
-    pub(super) fn buffer(&self) -> Vec<u8> {
-        lock(&self.spare_buffers).pop().unwrap_or_default()
+    pub(super) fn buffer(&self, shape: Shape) -> Vec<u8> {
+        let spare = match shape {
+            Shape::File => &self.spare_buffers,
+            Shape::BlockImage => &self.spare_blocks,
+        };
+        lock(spare).pop().unwrap_or_default()
     }
 
     /// Takes a buffer back. Fresh memory costs more than the bytes in it.
     pub(super) fn reuse_buffer(&self, buffer: Vec<u8>) {
-        let mut spare = lock(&self.spare_buffers);
-        let useful = super::content::BUFFER_BYTES..=SPARE_BUFFER_BYTES;
-        if spare.len() < SPARE_BUFFERS && useful.contains(&buffer.len()) {
+        let length = buffer.len();
+        let spare = if length == Shape::BlockImage.buffer_bytes() {
+            &self.spare_blocks
+        } else if (Shape::File.buffer_bytes()..=SPARE_BUFFER_BYTES).contains(&length) {
+            &self.spare_buffers
+        } else {
+            return;
+        };
+        let mut spare = lock(spare);
+        if spare.len() < SPARE_BUFFERS {
             spare.push(buffer);
         }
     }

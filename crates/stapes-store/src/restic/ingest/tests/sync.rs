@@ -125,11 +125,12 @@ fn the_other_waits(folder: &'static str) {
         });
         // If it did not wait, it would be over soon.
         std::thread::sleep(Duration::from_millis(100));
-        assert!(!second.is_finished() && !first.is_finished());
+        let has_waited = !second.is_finished() && !first.is_finished();
         storage.set(true);
         let index = second.join().unwrap();
         assert!(content.ids.iter().all(|id| index.has(BlobType::Data, &(*id).into())));
         first.join().unwrap().unwrap();
+        assert!(has_waited);
     });
 }
 
@@ -187,8 +188,8 @@ fn others_that_go_on_giving_do_not_keep_a_sync_waiting() {
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {
             // Much more than is given while the other syncs, unless that waits for all of it.
-            (0_u64..20_000).find(|round| {
-                drop(write_all(&ingest, &noise(1000 + round, 100_000), 1 << 20));
+            (0_u64..1_000_000).find(|round| {
+                write_all(&ingest, &noise(1000 + round, 1000), 1000).wait().unwrap();
                 synced.load(Ordering::Relaxed)
             })
         });
