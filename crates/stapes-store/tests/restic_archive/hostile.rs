@@ -12,6 +12,27 @@ fn complaint(lab: &Lab, members: &[Seen]) -> String {
 }
 
 #[test]
+fn nothing_that_looks_like_our_notes_is_taken_for_them() {
+    let lab = Lab::new();
+    for member in [
+        file("archive.json", b"{\"version\":1}"),
+        folder("archive.json/"),
+        link("archive.json", "backup/x"),
+    ] {
+        let complaint = complaint(&lab, &[folder("backup"), file("backup/x", b"1"), member]);
+        assert!(complaint.starts_with("archive.json is refused: at the root"), "{complaint}");
+    }
+    // Anywhere else it is a file like others.
+    let below = archive(&[folder("backup"), file("backup/archive.json", b"{}")]);
+    let stored = lab.store(&below).unwrap().stored;
+    assert!(lab.pack(stored.tree, &[b"backup"]).unwrap().0 == below);
+    let Err(error) = lab.store_after(&below, None, &[("archive.json", b"{}")]) else {
+        panic!("it would be read as notes");
+    };
+    assert_eq!(error.kind(), ErrorKind::Refused);
+}
+
+#[test]
 fn names_that_lead_elsewhere_are_refused_and_named() {
     let lab = Lab::new();
     for (path, why) in [

@@ -109,7 +109,7 @@ impl Lab {
             parent: None,
         };
         let built = Built { tree: stored.tree, totals: stored.totals };
-        save_snapshot(&self.repository, &header, &built).unwrap()
+        save_snapshot(&self.repository, None, &header, &built).unwrap()
     }
 
     /// Stock restic on the repository; its output.

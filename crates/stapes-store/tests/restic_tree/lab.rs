@@ -16,8 +16,8 @@ use stapes_store::restic::index::Index;
 use stapes_store::restic::ingest::{Ingest, IngestOptions};
 use stapes_store::restic::repository::Repository;
 use stapes_store::restic::tree::{
-    BackupOptions, Built, FolderBackup, RestoreOptions, Restored, SnapshotHeader, TreeBuilder,
-    backup_directory, restore_tree, save_snapshot,
+    BackupOptions, Before, Built, FolderBackup, RestoreOptions, Restored, SnapshotHeader,
+    TreeBuilder, backup_directory, restore_tree, save_snapshot,
 };
 use stapes_store::storage::LocalStorage;
 use stapes_testing::tree::{self, Kind, Tree};
@@ -77,7 +77,7 @@ impl Lab {
             program_version: "stapes 0".into(),
             parent: None,
         };
-        let snapshot = save_snapshot(&self.repository, &header, &built).unwrap();
+        let snapshot = save_snapshot(&self.repository, None, &header, &built).unwrap();
         Made { built, folder, snapshot }
     }
 
@@ -112,6 +112,11 @@ impl Lab {
         let id = snapshot.to_hex();
         self.restic(&["restore".as_ref(), id.as_str().as_ref(), "--target".as_ref(), to.as_ref()]);
     }
+}
+
+/// A backup as the one before, so long ago that only what a file looks like decides.
+pub(crate) fn settled(tree: TreeId) -> Before {
+    Before { tree, begun: Timestamp::MAX }
 }
 
 /// A tree without its root, which a backup that is placed at the top does not describe.

@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, TestRunner};
 use stapes_store::restic::tree::{BackupOptions, RestoreOptions};
 use stapes_testing::tree::diff;
 
-use crate::lab::{Lab, noise, set_attribute, snapshot, touch};
+use crate::lab::{Lab, noise, set_attribute, settled, snapshot, touch};
 
 /// Something done to a folder. Paths are chosen among those that are there by number.
 #[derive(Clone, Debug)]
@@ -118,24 +118,24 @@ fn any_tree_comes_back_after_any_changes() {
         let place = tempfile::tempdir_in(lab.dir.path()).unwrap();
         let source = place.path().join("source");
         fs::create_dir(&source).unwrap();
-        let mut parent = None;
+        let mut before = None;
         for (number, round) in rounds.iter().enumerate() {
             for change in round {
                 apply(&source, change);
             }
-            let before = snapshot(&source);
-            let made = lab.backup(&source, &BackupOptions { parent, ..BackupOptions::default() });
+            let expected = snapshot(&source);
+            let made = lab.backup(&source, &BackupOptions { before, ..BackupOptions::default() });
             prop_assert_eq!(&made.folder.missing, &[]);
             prop_assert_eq!(&made.folder.remarks, &Vec::<String>::new());
-            parent = Some(made.built.tree);
+            before = Some(settled(made.built.tree));
 
             let to = place.path().join(format!("to-{number}"));
             let restored = lab.restore(&made.built.tree, &to, &RestoreOptions::default());
             prop_assert_eq!(&restored.missing, &[]);
-            let lines = diff(&before, &snapshot(&to));
+            let lines = diff(&expected, &snapshot(&to));
             prop_assert!(lines.is_empty(), "{}", lines.join("\n"));
 
-            let again = lab.backup(&source, &BackupOptions { parent, ..BackupOptions::default() });
+            let again = lab.backup(&source, &BackupOptions { before, ..BackupOptions::default() });
             prop_assert_eq!(again.built.tree, made.built.tree);
             prop_assert_eq!(again.built.totals.files_unchanged, made.built.totals.files);
         }

@@ -9,7 +9,7 @@ use rustic_core::repofile::SnapshotId;
 use stapes_store::restic::tree::{BackupOptions, RestoreOptions, read_tree};
 use stapes_testing::tree::assert_same;
 
-use crate::lab::{self, Lab, as_restic, make_everything, snapshot};
+use crate::lab::{self, Lab, as_restic, make_everything, settled, snapshot};
 
 #[test]
 fn everything_that_a_folder_can_hold_comes_back_by_us_and_by_restic() {
@@ -89,7 +89,7 @@ fn what_restic_stores_we_restore_and_take_over() {
 
     let options = BackupOptions {
         place: source.strip_prefix("/").unwrap().to_owned(),
-        parent: Some(theirs.tree),
+        before: Some(settled(theirs.tree)),
         ..BackupOptions::default()
     };
     let made = lab.backup(&source, &options);

@@ -11,12 +11,13 @@ use std::io::{self, Write};
 
 use rustic_core::DataId;
 
-use crate::restic::ingest::{ContentWriter, Ingest, PendingContent};
+use crate::restic::ingest::{ContentWriter, Ingest, PendingContent, Shape};
 use crate::restic::repository::hash;
 
 /// Takes the bytes of one file.
 pub(super) struct Comparing<'a> {
     ingest: &'a Ingest,
+    shape: Shape,
     /// What is expected to come, with the lengths.
     expected: VecDeque<(DataId, usize)>,
     same: Vec<DataId>,
@@ -37,8 +38,13 @@ pub(super) struct Compared {
 }
 
 impl<'a> Comparing<'a> {
-    pub(super) fn new(ingest: &'a Ingest, expected: VecDeque<(DataId, usize)>) -> Self {
-        Self { ingest, expected, same: Vec::new(), same_bytes: 0, buffer: Vec::new(), other: None }
+    pub(super) fn new(
+        ingest: &'a Ingest,
+        shape: Shape,
+        expected: VecDeque<(DataId, usize)>,
+    ) -> Self {
+        let (same, buffer) = (Vec::new(), Vec::new());
+        Self { ingest, shape, expected, same, same_bytes: 0, buffer, other: None }
     }
 
     /// The file has come to its end.
@@ -52,7 +58,7 @@ impl<'a> Comparing<'a> {
 
     /// From here on it is another file.
     fn differs(&mut self) -> io::Result<()> {
-        let mut content = self.ingest.content();
+        let mut content = self.ingest.content_of(self.shape);
         content.write_owned(std::mem::take(&mut self.buffer))?;
         self.other = Some(content);
         Ok(())

@@ -4,7 +4,8 @@
 //! named; [`pack`] makes an archive of a tree, with the same members in the same order, and [`dump`] one of
 //! any folder in it. What a tree
 //! cannot say (an order that is not that of the names, attributes that restic has no place for) is in
-//! the file [`NOTES_NAME`] at the root, which exists only if there is any of it. Whether an archive is
+//! the file [`NOTES_NAME`] at the root, which exists only if there is any of it; an archive that has
+//! something of that name itself is refused. Whether an archive is
 //! an export that can be imported is for the caller to look at, and so is compression.
 //!
 //! ## What of an archive is kept, and where
@@ -33,7 +34,9 @@ use std::path::Path;
 
 pub use notes::NOTES_NAME;
 pub use pack::{Packed, dump, pack};
-pub use unpack::{Before, RootFile, Stored, UnpackOptions, Unpacked, unpack};
+pub use unpack::{RootFile, Stored, UnpackOptions, Unpacked, unpack};
+
+pub use crate::restic::tree::Before;
 
 use crate::error::{Error, sentence};
 use crate::tar::{TarError, TarErrorKind};

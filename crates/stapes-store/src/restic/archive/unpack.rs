@@ -23,29 +23,19 @@ use super::spool::{Entry, How, Spool};
 use super::{convert, from_io, order, tar_error};
 use crate::error::{Error, Result};
 use crate::restic::index::Index;
-use crate::restic::ingest::{Added, Ingest};
+use crate::restic::ingest::{Added, Ingest, Shape};
 use crate::restic::readout::{Reading, join, shown};
 use crate::restic::tree::node::go_mode;
-use crate::restic::tree::{Body, Matching, Origin, Parent, Totals, TreeBuilder};
+use crate::restic::tree::{Before, Body, Matching, Origin, Parent, Totals, TreeBuilder, shape_of};
 use crate::tar::{Member, MemberKind, Reader};
 
 /// Deeper than any path that an operating system can open.
 const DEEPEST: usize = 4096;
 
-/// The backup before this one.
-#[derive(Clone, Copy, Debug)]
-pub struct Before {
-    /// Its root.
-    pub tree: TreeId,
-    /// When it began, by the clock that the times in the archive are of: what changed then or later is
-    /// read even if it looks the same.
-    pub begun: Timestamp,
-}
-
 /// How an archive is unpacked.
 #[derive(Clone, Copy, Debug)]
 pub struct UnpackOptions<'a> {
-    /// Files that have not changed since then are not read; without it, everything is.
+    /// Files that look unchanged since then are compared with it and not stored.
     pub before: Option<Before>,
     /// Where a temporary file without a name may be made, for archives of a million files and more.
     pub scratch: &'a Path,
@@ -93,8 +83,9 @@ pub struct Unpacked {
 ///
 /// # Errors
 /// `Damaged` if the archive is cut or malformed; `Refused` for what `look` refused, for names that
-/// could leave the place where they are unpacked, and for members that come twice, below a file or
-/// after their folder was over, each with the path; what the repository says.
+/// could leave the place where they are unpacked, for one at the root that is called [`NOTES_NAME`], and
+/// for members that come twice, below a file or after their folder was over, each with the path; what
+/// the repository says.
 pub fn unpack(
     input: &mut dyn Read,
     ingest: &Arc<Ingest>,
@@ -104,16 +95,11 @@ pub fn unpack(
 ) -> Result<Unpacked> {
     let mut reader = Reader::new(input);
     let (repository, index) = (reading.repository(), reading.index());
-    let before = options.before.map(|before| before.tree);
     let mut unpacking = Unpacking {
         ingest,
         index,
-        parent: Parent::new(repository, index, before),
-        matching: Matching {
-            ctime: false,
-            inode: false,
-            changed_before: options.before.map(|before| before.begun),
-        },
+        parent: Parent::new(repository, index, options.before),
+        matching: Matching { ctime: false, inode: false },
         time: options.time,
         spool: Spool::new(options.scratch),
         links: Links::default(),
@@ -175,6 +161,9 @@ impl Unpacking<'_> {
     fn member(&mut self, reader: &mut Reader<'_>, member: &Member) -> Result<()> {
         self.members += 1;
         let path = checked(member)?;
+        if path == NOTES_NAME.as_bytes() {
+            return Err(reserved());
+        }
         let slash = path.iter().rposition(|byte| *byte == b'/');
         let (folder, name) = match slash.and_then(|at| path.split_at_checked(at)) {
             Some((folder, name)) => (folder, name.get(1..).unwrap_or_default()),
@@ -209,15 +198,16 @@ impl Unpacking<'_> {
         node.meta.size = size;
         self.content_bytes += size;
         let known = self.parent.take_over(OsStr::from_bytes(name), &node.meta, &self.matching);
+        let shape = shape_of(OsStr::from_bytes(name), size, member.sparse);
         if let Some((content, _)) = known {
-            return self.compare(reader, member, node, &content);
+            return self.compare(reader, member, node, &content, shape);
         }
         let how = self.relation(name);
         if size == 0 {
             node.content = Some(Vec::new());
             return self.spool.push(Entry::Add(Box::new(node), how), None);
         }
-        let mut content = self.ingest.content();
+        let mut content = self.ingest.content_of(shape);
         reader.copy_file(member, &mut content).map_err(tar_error)?;
         self.spool.push(Entry::Add(Box::new(node), how), Some(content.finish()))
     }
@@ -229,12 +219,14 @@ impl Unpacking<'_> {
         member: &Member,
         mut node: Node,
         content: &[DataId],
+        shape: Shape,
     ) -> Result<()> {
         let length = |id: &DataId| {
             let place = self.index.get(BlobType::Data, &(*id).into());
             (*id, place.map_or(0, |place| place.plain_length() as usize))
         };
-        let mut comparing = Comparing::new(self.ingest, content.iter().map(length).collect());
+        let mut comparing =
+            Comparing::new(self.ingest, shape, content.iter().map(length).collect());
         reader.copy_file(member, &mut comparing).map_err(tar_error)?;
         let compared = comparing.finish().map_err(|error| from_io("store", error))?;
         self.skipped_bytes += compared.same_bytes;
@@ -362,9 +354,12 @@ impl Unpacked {
     /// Stores the folders, and `files` beside what was in the archive.
     ///
     /// # Errors
-    /// `Refused` if the archive has something at its root with the name of one of these files; what
-    /// the repository says.
+    /// `Refused` if the archive has something at its root with the name of one of these files, or one
+    /// has the name [`NOTES_NAME`]; what the repository says.
     pub fn finish(self, mut files: Vec<RootFile<'_>>) -> Result<Stored> {
+        if files.iter().any(|file| file.name == NOTES_NAME) {
+            return Err(reserved());
+        }
         let mut builder = TreeBuilder::new(Arc::clone(&self.ingest))?;
         if let Some(json) = self.notes.to_json()? {
             let mut content = self.ingest.content();
@@ -437,6 +432,13 @@ fn checked(member: &Member) -> Result<&[u8]> {
     };
     check_path(path).map_err(refused)?;
     Ok(path)
+}
+
+/// What would be read as our notes when an archive is made again, and would not come back itself.
+fn reserved() -> Error {
+    let why = "at the root, where it is, stapes keeps its own notes under that name; \
+               no export of Incus has it";
+    Error::refused(NOTES_NAME, why)
 }
 
 fn link_target<'m>(member: &'m Member, path: &[u8]) -> Result<&'m [u8]> {

@@ -235,8 +235,10 @@ impl NewBackup {
         if options.exclude_caches {
             how.exclude_if_present.push(TagFile::cache());
         }
-        how.parent = self.parent.as_ref().map(|snapshot| snapshot.tree);
-        how.matching.changed_before = self.parent.as_ref().map(began);
+        how.before = self
+            .parent
+            .as_ref()
+            .map(|snapshot| Before { tree: snapshot.tree, begun: began(snapshot) });
         let repository = self.backups.repository();
         let taken =
             backup_directory(repository, &self.index, &self.ingest, &mut builder, path, &how)?;
@@ -383,8 +385,7 @@ impl NewBackup {
             parent: self.parent.as_ref().map(|snapshot| snapshot.id),
         };
         let repository = self.backups.repository();
-        self.lock.confirm()?;
-        let id = save_snapshot(repository, &header, built)?;
+        let id = save_snapshot(repository, Some(&self.lock), &header, built)?;
         let snapshot = repository.snapshot(&id)?;
         Ok(self.backups.info(&snapshot, named))
     }

@@ -103,8 +103,12 @@ impl<'a> Assembler<'a> {
                 let gone = |_| Error::damaged("a thread that reads files", "it has panicked");
                 match read.recv().map_err(gone)? {
                     Read::Stored { content, metadata, changed } => {
-                        if let Some(metadata) = metadata {
-                            node.meta = *metadata;
+                        if let Some(described) = metadata {
+                            let (metadata, problems) = *described;
+                            node.meta = metadata;
+                            let path = self.path(&node);
+                            let lost = |why| Missing::new(&path, Lack::Attribute, why);
+                            self.missing.extend(problems.into_iter().map(lost));
                         }
                         if let Some(why) = changed {
                             let path = self.path(&node);

@@ -14,9 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
-use rustic_core::TreeId;
 use rustic_core::repofile::NodeType;
-use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::builder::{Body, Origin, Totals, TreeBuilder};
@@ -24,7 +23,7 @@ use super::describe::Describer;
 use super::excludes::{Excludes, TagFile, tags_named};
 use super::missing::{Lack, Missing};
 use super::node;
-use super::parent::{Matching, Parent};
+use super::parent::{Before, Matching, Parent};
 use super::progress::Progress;
 use super::reading::{self, Job};
 use crate::error::{Error, Result};
@@ -40,8 +39,8 @@ const QUEUE: usize = 256;
 pub struct BackupOptions {
     /// Where in the backup's tree the folder goes; empty: its entries are the root's.
     pub place: PathBuf,
-    /// The root of the earlier backup, which has the folder at the same place.
-    pub parent: Option<TreeId>,
+    /// The earlier backup, which has the folder at the same place.
+    pub before: Option<Before>,
     /// When a file counts as unchanged since then.
     pub matching: Matching,
     /// Read all files, whatever the earlier backup has.
@@ -64,8 +63,8 @@ impl Default for BackupOptions {
     fn default() -> Self {
         Self {
             place: PathBuf::new(),
-            parent: None,
-            matching: Matching { ctime: true, inode: true, changed_before: None },
+            before: None,
+            matching: Matching { ctime: true, inode: true },
             rehash: false,
             excludes: Vec::new(),
             exclude_if_present: Vec::new(),
@@ -104,7 +103,7 @@ pub fn backup_directory(
     options: &BackupOptions,
 ) -> Result<FolderBackup> {
     let excludes = Excludes::new(&options.excludes)?;
-    let parent = options.parent.filter(|_| !options.rehash);
+    let before = options.before.filter(|_| !options.rehash);
     let (jobs, queue) = sync_channel(QUEUE);
     let queue = Mutex::new(queue);
     std::thread::scope(|scope| {
@@ -119,7 +118,7 @@ pub fn backup_directory(
         }
         let mut walk = Walk {
             builder,
-            parent: Parent::new(repository, index, parent),
+            parent: Parent::new(repository, index, before),
             jobs,
             excludes,
             options,
@@ -133,6 +132,8 @@ pub fn backup_directory(
         let (totals, later) = builder.settle(options.place.components().count())?;
         missing.extend(later);
         missing.sort_by(|left, right| left.path.cmp(&right.path));
+        // What both the walk and the reader have met.
+        missing.dedup();
         Ok(FolderBackup { totals, missing, remarks: parent.into_remarks() })
     })
 }
@@ -154,7 +155,13 @@ struct Walk<'a> {
 /// A folder on the way down.
 struct Level {
     folder: Arc<OwnedFd>,
-    names: std::vec::IntoIter<OsString>,
+    names: std::vec::IntoIter<Listed>,
+}
+
+/// An entry of a folder, with its kind if the file system tells that in its list.
+struct Listed {
+    name: OsString,
+    kind: FileType,
 }
 
 impl Walk<'_> {
@@ -194,10 +201,10 @@ impl Walk<'_> {
     fn walk(&mut self, top: Level) -> Result<()> {
         let mut levels = vec![top];
         while let Some(level) = levels.last_mut() {
-            if let Some(name) = level.names.next() {
+            if let Some(listed) = level.names.next() {
                 let folder = Arc::clone(&level.folder);
-                self.path.push(&name);
-                match self.entry(&folder, name)? {
+                self.path.push(&listed.name);
+                match self.entry(&folder, listed)? {
                     // The path is that of the folder now.
                     Some(below) => levels.push(below),
                     None => drop(self.path.pop()),
@@ -215,8 +222,13 @@ impl Walk<'_> {
     }
 
     /// Takes one entry, whose path is the present one; a folder is opened and returned.
-    fn entry(&mut self, folder: &Arc<OwnedFd>, name: OsString) -> Result<Option<Level>> {
+    fn entry(&mut self, folder: &Arc<OwnedFd>, listed: Listed) -> Result<Option<Level>> {
         self.options.progress.check("the backup of the folder")?;
+        // Before it is looked at: what nobody wants may well be gone, or on a server that is.
+        if self.is_left_out(listed.kind) {
+            return Ok(None);
+        }
+        let name = listed.name;
         let stat = match stat(folder, &name) {
             Ok(stat) => stat,
             Err(errno) => return Ok(self.unreadable(errno)),
@@ -266,6 +278,15 @@ impl Walk<'_> {
         })
     }
 
+    /// Whether the present path is left out, whatever it is if its kind is not known.
+    fn is_left_out(&self, kind: FileType) -> bool {
+        let leave_out = |is_folder| self.excludes.leave_out(&self.path, is_folder);
+        match kind {
+            FileType::Unknown => leave_out(true) && leave_out(false),
+            kind => leave_out(kind == FileType::Directory),
+        }
+    }
+
     fn folder(&mut self, above: &Arc<OwnedFd>, name: &OsStr) -> Result<Option<Level>> {
         let opened = open_folder(above, name, OFlags::NOFOLLOW)
             .and_then(|folder| stat(&folder, OsStr::new("")).map(|stat| (folder, stat)));
@@ -287,25 +308,27 @@ impl Walk<'_> {
         Ok(Some(Level { folder: Arc::new(folder), names: names.into_iter() }))
     }
 
-    /// The names in a folder in order; only that of the tag file if it has one.
-    fn names(&self, folder: &OwnedFd) -> Result<Vec<OsString>, Errno> {
+    /// What is in a folder, by name; only the tag file if it has one.
+    fn names(&self, folder: &OwnedFd) -> Result<Vec<Listed>, Errno> {
         use std::os::unix::ffi::OsStringExt as _;
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(folder)? {
-            let name = entry?.file_name().to_bytes().to_vec();
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                names.push(OsString::from_vec(name));
+                let name = OsString::from_vec(name.to_vec());
+                names.push(Listed { name, kind: entry.file_type() });
             }
         }
-        names.sort_unstable();
+        names.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         let tags = &self.options.exclude_if_present;
-        let tag = names
-            .iter()
-            .find(|name| tags_named(tags, name).any(|tag| begins_with(folder, name, &tag.header)));
-        Ok(match tag {
-            Some(tag) => vec![tag.clone()],
-            None => names,
-        })
+        let is_tag = |Listed { name, .. }: &Listed| {
+            tags_named(tags, name).any(|tag| begins_with(folder, name, &tag.header))
+        };
+        if let Some(place) = names.iter().position(is_tag) {
+            return Ok(vec![names.swap_remove(place)]);
+        }
+        Ok(names)
     }
 
     fn unreadable(&mut self, errno: Errno) -> Option<Level> {

@@ -18,13 +18,15 @@ mod parent;
 mod progress;
 mod reading;
 mod restore;
+mod shape;
 mod snapshot;
 
 pub use backup::{BackupOptions, FolderBackup, backup_directory};
 pub use builder::{Body, Built, Origin, Totals, TreeBuilder};
 pub use excludes::{TagFile, check_excludes};
 pub use missing::{Lack, Missing};
-pub use parent::{Matching, Parent, read_tree};
+pub use parent::{Before, Matching, Parent, read_tree};
 pub use progress::Progress;
 pub use restore::{Existing, RestoreOptions, Restored, restore_nodes, restore_tree};
+pub use shape::shape_of;
 pub use snapshot::{SnapshotHeader, save_snapshot};

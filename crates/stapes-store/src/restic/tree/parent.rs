@@ -15,17 +15,23 @@ use crate::error::{Error, Result, sentence};
 use crate::restic::index::Index;
 use crate::restic::repository::Repository;
 
-/// What must be equal for a file to count as unchanged, besides its kind, size and time of change.
+/// The backup before this one.
 #[derive(Clone, Copy, Debug)]
+pub struct Before {
+    /// Its root.
+    pub tree: TreeId,
+    /// When it began, by the clock that the times of the files are of: what changed in the minute before
+    /// or later is read even if it looks the same.
+    pub begun: Timestamp,
+}
+
+/// What must be equal for a file to count as unchanged, besides its kind, size and time of change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matching {
     /// The time of the last change of content or metadata, which nobody can set. An archive has none.
     pub ctime: bool,
     /// The inode. An archive has none, and some network file systems make them up.
     pub inode: bool,
-    /// Files that changed after this are read although they look the same: when a file changes twice
-    /// within one tick of the clock, the second change cannot be seen. It is when the earlier backup
-    /// began.
-    pub changed_before: Option<Timestamp>,
 }
 
 /// A place in the trees of an earlier backup.
@@ -33,6 +39,8 @@ pub struct Matching {
 pub struct Parent<'a> {
     repository: &'a Repository,
     index: &'a Index,
+    /// What changed later than this is not taken over; see [`SETTLING`].
+    settled: Timestamp,
     /// The nodes of each folder from the top to the present one, sorted by name.
     folders: Vec<Vec<Named>>,
     remarks: Vec<String>,
@@ -41,16 +49,23 @@ pub struct Parent<'a> {
 /// A node with its name as bytes, to search by.
 type Named = (Box<[u8]>, Node);
 
-/// How long the clock of files may stand still: a tick of a slow kernel is 10 ms, some network file
-/// systems count in seconds.
-const TICK: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+/// How long a file may change further without its times saying so. The clock of files stands still for
+/// 10 ms with a slow kernel and up to 2 s on some file systems. And who writes through a mapping sets the
+/// time with the first write to a page; it is set anew by the first one after the page was written out,
+/// which Linux does after 35 s at the latest (`dirty_expire_centisecs` and the pause between two rounds).
+/// So a file that changed less than that before it was read may have changed afterwards, unseen. The
+/// rest of the minute is for disks that are slow; a longer time would only have more files read twice.
+const SETTLING: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
 
 impl<'a> Parent<'a> {
-    /// A parent that begins at a folder's tree; at nothing if there is none.
+    /// A parent that begins at the root of a backup; at nothing if there is none.
     #[must_use]
-    pub fn new(repository: &'a Repository, index: &'a Index, tree: Option<TreeId>) -> Self {
-        let mut parent = Self { repository, index, folders: Vec::new(), remarks: Vec::new() };
-        let nodes = parent.load(tree);
+    pub fn new(repository: &'a Repository, index: &'a Index, before: Option<Before>) -> Self {
+        let settled = before.and_then(|before| before.begun.checked_sub(SETTLING).ok());
+        let settled = settled.unwrap_or(Timestamp::MIN);
+        let (folders, remarks) = (Vec::new(), Vec::new());
+        let mut parent = Self { repository, index, settled, folders, remarks };
+        let nodes = parent.load(before.map(|before| before.tree));
         parent.folders.push(nodes);
         parent
     }
@@ -87,7 +102,7 @@ impl<'a> Parent<'a> {
         matching: &Matching,
     ) -> Option<(Vec<DataId>, u64)> {
         let node = self.find(name)?;
-        let unchanged = node.is_file() && unchanged(&node.meta, now, matching);
+        let unchanged = node.is_file() && unchanged(&node.meta, now, matching, self.settled);
         let content = node.content.as_ref().filter(|_| unchanged)?;
         let mut size = 0_u64;
         for id in content {
@@ -136,13 +151,9 @@ fn sorted(tree: Tree) -> Vec<Named> {
     nodes
 }
 
-fn unchanged(before: &Metadata, now: &Metadata, matching: &Matching) -> bool {
-    let settled = matching.changed_before.is_none_or(|begun| {
-        let changed = if matching.ctime { now.ctime } else { now.mtime };
-        let latest = begun.checked_sub(TICK).unwrap_or(Timestamp::MIN);
-        changed.is_some_and(|changed| changed < latest)
-    });
-    settled
+fn unchanged(before: &Metadata, now: &Metadata, matching: &Matching, settled: Timestamp) -> bool {
+    let changed = if matching.ctime { now.ctime } else { now.mtime };
+    changed.is_some_and(|changed| changed < settled)
         && before.size == now.size
         && before.mtime.is_some()
         && before.mtime == now.mtime
@@ -154,7 +165,7 @@ fn unchanged(before: &Metadata, now: &Metadata, matching: &Matching) -> bool {
 mod tests {
     use super::*;
 
-    const ALL: Matching = Matching { ctime: true, inode: true, changed_before: None };
+    const ALL: Matching = Matching { ctime: true, inode: true };
 
     fn file() -> Metadata {
         let at = |second| Timestamp::from_second(second).ok();
@@ -164,13 +175,16 @@ mod tests {
     #[test]
     fn any_difference_makes_a_file_changed() {
         let later = Timestamp::from_second(201).ok();
+        let unchanged = |before: &Metadata, now: &Metadata, matching: &Matching| {
+            unchanged(before, now, matching, Timestamp::MAX)
+        };
         let (before, now) = (file(), file());
         assert!(unchanged(&before, &now, &ALL));
         assert!(!unchanged(&before, &Metadata { size: 8, ..now.clone() }, &ALL));
         assert!(!unchanged(&before, &Metadata { mtime: later, ..now.clone() }, &ALL));
         assert!(!unchanged(&before, &Metadata { ctime: later, ..now.clone() }, &ALL));
         assert!(!unchanged(&before, &Metadata { inode: 6, ..now.clone() }, &ALL));
-        let archive = Matching { ctime: false, inode: false, changed_before: None };
+        let archive = Matching { ctime: false, inode: false };
         let other = Metadata { ctime: later, inode: 6, ..now };
         assert!(unchanged(&before, &other, &archive));
         let timeless = Metadata { mtime: None, ..file() };
@@ -178,11 +192,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changed_as_the_earlier_backup_began_is_read_again() {
-        let begun =
-            |second| Matching { changed_before: Timestamp::from_second(second).ok(), ..ALL };
-        assert!(!unchanged(&file(), &file(), &begun(200)));
-        assert!(!unchanged(&file(), &file(), &begun(202)));
-        assert!(unchanged(&file(), &file(), &begun(203)));
+    fn a_file_that_had_not_settled_when_it_was_read_is_read_again() {
+        let repository = Repository::init(crate::restic::testing::MemoryStorage::new(), b"x");
+        let (repository, index) = (repository.unwrap(), Index::default());
+        let is_unchanged = |second| {
+            let begun = Timestamp::from_second(second).unwrap();
+            let before = Before { tree: TreeId::default(), begun };
+            let parent = Parent::new(&repository, &index, Some(before));
+            unchanged(&file(), &file(), &ALL, parent.settled)
+        };
+        assert!(!is_unchanged(200));
+        assert!(!is_unchanged(260));
+        assert!(is_unchanged(261));
     }
 }

@@ -15,9 +15,11 @@ use rustic_core::repofile::{Metadata, NodeType};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
+use super::attributes::Problems;
 use super::describe::Describer;
 use super::missing::Lack;
 use super::progress::Progress;
+use super::shape::shape_of;
 use crate::restic::ingest::{ContentWriter, Ingest, PendingContent};
 
 /// Files up to this size are read with one call, into a buffer of their own.
@@ -40,8 +42,8 @@ pub(super) enum Read {
     /// The content is on its way into the repository.
     Stored {
         content: PendingContent,
-        /// What the file is by now, if the walk saw something else.
-        metadata: Option<Box<Metadata>>,
+        /// What the file is by now, if the walk saw something else, and what of that cannot be had.
+        metadata: Option<Box<(Metadata, Problems)>>,
         /// How it changed while it was read.
         changed: Option<String>,
     },
@@ -81,11 +83,10 @@ fn read(job: &Job, ingest: &Ingest, describer: &mut Describer, progress: &Progre
         return left(Lack::Vanished, "something that is no regular file has taken its place");
     }
     // Between the walk and now. What is stored has to be of one moment.
-    let metadata = (!same(&before, &job.seen)).then(|| {
-        let described = describer.metadata(&*job.folder, &job.name, &NodeType::File, &before);
-        Box::new(described.0)
-    });
-    let mut content = ingest.content();
+    let metadata = (!same(&before, &job.seen))
+        .then(|| Box::new(describer.metadata(&*job.folder, &job.name, &NodeType::File, &before)));
+    let has_holes = before.stx_blocks.saturating_mul(512) < before.stx_size;
+    let mut content = ingest.content_of(shape_of(&job.name, before.stx_size, has_holes));
     match copy(&file, before.stx_size, &mut content, progress) {
         Ok(changed) => {
             let changed = changed.or_else(|| changed_since(&file, &before));
@@ -228,6 +229,35 @@ mod tests {
     use crate::restic::ingest::IngestOptions;
     use crate::restic::repository::Repository;
     use crate::storage::LocalStorage;
+
+    #[test]
+    fn attributes_of_a_file_that_changed_since_the_walk_are_not_lost_without_a_word() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Arc::new(LocalStorage::create(&folder.path().join("repo")).unwrap());
+        let repository = Repository::init(storage, b"x").unwrap();
+        let ingest =
+            Ingest::new(Arc::new(repository), Arc::default(), IngestOptions::default()).unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "as the walk saw it").unwrap();
+        let seen = stat(&File::open(&path).unwrap()).unwrap();
+        std::fs::write(&path, "as it is by now").unwrap();
+        let attribute = OsString::from_vec(b"user.\xff".to_vec());
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(&path, &attribute, b"1", flags).unwrap();
+        let above = Arc::new(File::open(folder.path()).unwrap().into());
+        let (reply, _read) = std::sync::mpsc::sync_channel(1);
+        let job = Job { folder: above, name: "file".into(), seen, reply };
+        let Read::Stored { metadata: Some(described), changed: None, .. } =
+            read(&job, &ingest, &mut Describer::new(false), &Progress::default())
+        else {
+            panic!("it can be read, and is another one than before");
+        };
+        let (metadata, problems) = *described;
+        assert_eq!(metadata.size, 15);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains("user.\\xff"), "{problems:?}");
+    }
 
     #[test]
     fn a_file_of_another_length_than_it_said_is_told() {

@@ -1,6 +1,7 @@
 //! The snapshot file of a backup: what its tree is of, and what came of making it.
 //!
-//! It is written last. Before it is there, there is no backup; so its caller has finished the ingest.
+//! It is written last. Before it is there, there is no backup; so its caller has waited for
+//! `Ingest::sync` or `Ingest::finish`.
 
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use serde_json::Value;
 use super::builder::Built;
 use crate::error::{Error, Result};
 use crate::restic::files::FileKind;
+use crate::restic::lock::Lock;
 use crate::restic::repository::Repository;
 
 /// What a snapshot says besides its tree.
@@ -44,11 +46,16 @@ pub struct SnapshotHeader {
 
 /// Writes the snapshot file of a tree. From now on the backup exists.
 ///
+/// `lock` is what has kept others from pruning since before the first content was given to the ingest;
+/// its file is looked for once more. `None` says that nobody else can be there.
+///
 /// # Errors
 ///
-/// [`Error::Refused`] if it has no path, which restic cannot list; if the storage fails.
+/// [`Error::Refused`] if it has no path, which restic cannot list; [`Error::InUse`] if the lock was
+/// lost; if the storage fails.
 pub fn save_snapshot(
     repository: &Repository,
+    lock: Option<&Lock>,
     header: &SnapshotHeader,
     built: &Built,
 ) -> Result<SnapshotId> {
@@ -83,7 +90,21 @@ pub fn save_snapshot(
         members.insert("excludes".to_owned(), header.excludes.clone().into());
     }
     let json = serde_json::to_vec(&json).map_err(failed)?;
+    // As late as can be: a prune that began without our lock may remove what the snapshot refers to.
+    lock.map_or(Ok(()), Lock::confirm).map_err(not_saved)?;
     Ok(repository.save(FileKind::Snapshot, &json)?.into())
+}
+
+/// What it means that the lock was lost, and what to do.
+fn not_saved(error: Error) -> Error {
+    match error {
+        Error::InUse { repository, why } => {
+            let what_now = "the backup was not saved, since a prune may have removed parts of it; \
+                            make it again, which stores only what is missing";
+            Error::InUse { repository, why: format!("{why}; {what_now}") }
+        }
+        other => other,
+    }
 }
 
 fn list(words: &[String]) -> StringList {
@@ -113,4 +134,44 @@ fn summary(header: &SnapshotHeader, built: &Built) -> SnapshotSummary {
     summary.backup_duration = seconds;
     summary.total_duration = seconds;
     summary
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ErrorKind;
+    use crate::restic::lock::LockKind;
+    use crate::restic::testing::MemoryStorage;
+
+    #[test]
+    fn no_snapshot_is_saved_once_the_lock_is_lost() {
+        let storage = MemoryStorage::new();
+        let repository = Arc::new(Repository::init(Arc::clone(&storage) as _, b"x").unwrap());
+        let now = jiff::Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC);
+        let header = SnapshotHeader {
+            time: now.clone(),
+            begun: now.clone(),
+            ended: now,
+            hostname: "here".into(),
+            username: "root".into(),
+            uid: 0,
+            gid: 0,
+            paths: vec!["/backup".into()],
+            tags: Vec::new(),
+            excludes: Vec::new(),
+            program_version: "stapes 0".into(),
+            parent: None,
+        };
+        let built = Built { tree: rustic_core::TreeId::default(), totals: Default::default() };
+        let lock = repository.lock(LockKind::Shared).unwrap();
+        save_snapshot(&repository, Some(&lock), &header, &built).unwrap();
+        // As `restic unlock --remove-all` does; nobody has looked since.
+        storage.names("locks/").iter().for_each(|name| storage.remove(name));
+        let error = save_snapshot(&repository, Some(&lock), &header, &built).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked);
+        assert!(error.to_string().contains("make it again"), "{error}");
+        assert_eq!(storage.names("snapshots/").len(), 1);
+    }
 }
