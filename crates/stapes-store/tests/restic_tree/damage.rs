@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustic_core::repofile::BlobType;
 use rustic_core::{BlobId, TreeId};
 use stapes_store::restic::files::pack_name;
-use stapes_store::restic::tree::{BackupOptions, Lack, RestoreOptions, read_tree};
+use stapes_store::restic::tree::{BackupOptions, Existing, Lack, RestoreOptions, read_tree};
 use stapes_testing::tree::assert_same;
 
 use crate::lab::{Lab, Made, noise, snapshot};
@@ -75,6 +75,25 @@ fn a_damaged_blob_costs_the_files_that_have_it_and_nothing_else() {
     assert!(wrong > 0 && wrong <= lost_bytes, "{wrong} bytes differ");
     let zeros = whole.iter().zip(&kept).all(|(left, right)| left == right || *right == 0);
     assert!(zeros, "what is lost is zero");
+}
+
+#[test]
+fn a_file_that_was_there_stands_in_for_no_name_of_a_damaged_one() {
+    let lab = Lab::new();
+    let source = lab.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("first"), noise(1, 500)).unwrap();
+    fs::hard_link(source.join("first"), source.join("second")).unwrap();
+    let tree = lab.backup(&source, &BackupOptions::default()).built.tree;
+    damage(&lab, BlobType::Data, &content(&lab, &tree, "first")[0]);
+    let to = lab.path("to");
+    fs::create_dir(&to).unwrap();
+    fs::write(to.join("first"), "before").unwrap();
+    let options = RestoreOptions { existing: Existing::Replace, ..RestoreOptions::default() };
+    let restored = lab.restore(&tree, &to, &options);
+    let lost = [("first", Lack::Damaged), ("second", Lack::Unwritable)];
+    assert_eq!(named(&restored.missing), lost.map(|(name, lack)| (Path::new(name), lack)));
+    assert!(!to.join("second").exists());
 }
 
 #[test]

@@ -9,9 +9,11 @@ use rustic_core::TreeId;
 use rustic_core::repofile::{Metadata, Node, NodeType};
 use serde_json::{Value, json};
 use stapes_store::restic::ingest::{Ingest, IngestOptions};
-use stapes_store::restic::tree::{Body, Lack, Origin, RestoreOptions, TreeBuilder};
+use stapes_store::restic::tree::{
+    BackupOptions, Body, Existing, Lack, Origin, RestoreOptions, TreeBuilder,
+};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, settled};
 
 /// Stores trees and contents as they are.
 struct Forge {
@@ -118,6 +120,85 @@ fn entries_that_contradict_themselves_are_named() {
     ];
     assert_eq!(named, expected);
     assert_eq!(fs::read(lab.path("to/short")).unwrap(), b"four");
+}
+
+#[test]
+fn of_entries_with_one_name_the_first_counts_and_the_others_are_named() {
+    let forge = Forge::new();
+    let (first, second) = (forge.content(b"first"), forge.content(b"second"));
+    let file = |name: &str, size: u64, content: &Value| json!({ "name": name, "type": "file", "size": size, "content": content });
+    let inner = forge.tree(&json!([file("twice", 6, &second), file("twice", 5, &first)]));
+    let tree = forge.tree(&json!([
+        file("a", 5, &first),
+        file("b", 5, &first),
+        { "name": "a", "type": "dir", "subtree": inner },
+        file("a", 6, &second),
+        { "name": "c", "type": "dir", "subtree": inner },
+    ]));
+    let lab = forge.finish();
+    for (existing, to) in [(Existing::Refuse, "new"), (Existing::Replace, "old")] {
+        let options = RestoreOptions { existing, ..RestoreOptions::default() };
+        let restored = lab.restore(&tree, &lab.path(to), &options);
+        let named: Vec<_> = restored.missing.iter().map(|one| one.path.to_str().unwrap()).collect();
+        assert_eq!(named, ["a", "a", "c/twice"]);
+        assert!(restored.missing.iter().all(|one| one.why.contains("several entries")));
+        assert_eq!(fs::read(lab.path(to).join("a")).unwrap(), b"first");
+        assert_eq!(fs::read(lab.path(to).join("c/twice")).unwrap(), b"second");
+    }
+}
+
+#[test]
+fn a_folder_without_a_list_is_empty() {
+    // Old versions of restic wrote this for folders with nothing in them.
+    let forge = Forge::new();
+    let empty = forge.ingest.tree(b"{\"nodes\":null}\n".to_vec()).unwrap();
+    let tree = forge.tree(&json!([{ "name": "empty", "type": "dir", "subtree": empty }]));
+    let lab = forge.finish();
+    let restored = lab.restore(&tree, &lab.path("to"), &RestoreOptions::default());
+    assert_eq!(restored.missing, []);
+    assert_eq!(fs::read_dir(lab.path("to/empty")).unwrap().count(), 0);
+    let made = lab.backup(
+        &lab.path("to"),
+        &BackupOptions { before: Some(settled(tree)), ..BackupOptions::default() },
+    );
+    assert_eq!(made.folder.remarks, Vec::<String>::new());
+}
+
+#[test]
+fn no_further_name_is_given_to_a_file_that_was_there_before() {
+    let forge = Forge::new();
+    let content = forge.content(b"whole");
+    let lost = json!([format!("{:064}", 7)]);
+    let linked = |name: &str, inode: u64, content: &Value| json!({ "name": name, "type": "file", "size": 5, "inode": inode, "links": 2, "content": content });
+    let tree = forge.tree(&json!([
+        linked("a", 5, &lost),
+        linked("a-again", 5, &lost),
+        linked("b", 6, &content),
+        linked("b-again", 6, &content),
+        linked("c", 7, &content),
+        linked("c-again", 7, &content),
+    ]));
+    let lab = forge.finish();
+    let to = lab.path("to");
+    fs::create_dir_all(to.join("b")).unwrap();
+    fs::write(to.join("a"), "before").unwrap();
+    let options = RestoreOptions { existing: Existing::Replace, ..RestoreOptions::default() };
+    let restored = lab.restore(&tree, &to, &options);
+    let named: Vec<_> = restored
+        .missing
+        .iter()
+        .map(|missing| (missing.path.to_str().unwrap(), missing.what))
+        .collect();
+    let expected = [
+        ("a", Lack::Damaged),
+        ("a-again", Lack::Unwritable),
+        ("b", Lack::Unwritable),
+        ("b-again", Lack::Unwritable),
+    ];
+    assert_eq!(named, expected);
+    assert!(!to.join("a-again").exists() && !to.join("b-again").exists());
+    assert_eq!(fs::read(to.join("a")).unwrap(), b"before", "it was not to be had");
+    assert_eq!(fs::read(to.join("c-again")).unwrap(), b"whole");
 }
 
 #[test]

@@ -14,4 +14,5 @@ mod hostile;
 mod lab;
 mod laws;
 mod oracle;
+mod owners;
 mod unchanged;

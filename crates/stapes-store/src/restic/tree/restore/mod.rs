@@ -9,7 +9,7 @@ mod plan;
 mod target;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -134,6 +134,7 @@ pub fn restore_nodes(
         folders: Vec::new(),
         batch: Batch::default(),
         linked: HashMap::new(),
+        unmade: HashSet::new(),
         restored: Restored::default(),
     };
     walk.all(nodes)?;
@@ -143,6 +144,8 @@ pub fn restore_nodes(
     walk.write_batch()?;
     // A full or failing disk may say so only when everything is written out.
     target.write_out().map_err(Error::file("write out", to))?;
+    let kept = target.owners_kept();
+    walk.restored.missing.extend(kept.map(|why| Missing::new("", Lack::Attribute, why)));
     walk.restored.missing.sort_by(|left, right| left.path.cmp(&right.path));
     Ok(walk.restored)
 }
@@ -155,6 +158,8 @@ struct Walk<'a> {
     batch: Batch,
     /// Where the first name of each file with several is.
     linked: HashMap<Linked, Place>,
+    /// Those of them that were not made. What else has the name is not what a link is to be made to.
+    unmade: HashSet<Place>,
     restored: Restored,
 }
 
@@ -180,6 +185,7 @@ impl Walk<'_> {
     fn all(&mut self, nodes: Vec<Node>) -> Result<()> {
         let top = self.writing.target.folder(&[]);
         let folder = top.map_err(|errno| Error::file("open", self.to)(errno.into()))?;
+        let nodes = self.once_each(nodes);
         let metadata = Box::default();
         let mut levels = vec![Level { folder, nodes: nodes.into_iter(), metadata }];
         while let Some(level) = levels.last_mut() {
@@ -205,8 +211,7 @@ impl Walk<'_> {
     /// Makes one entry, or plans it; a folder is returned to go into.
     fn entry(&mut self, folder: &OwnedFd, node: Node) -> Result<Option<Level>> {
         let Some(name) = node::file_name(&node).map(std::borrow::Cow::into_owned) else {
-            let shown = OsString::from(node.name.escape_debug().to_string());
-            self.missing(&shown, Lack::Damaged, "it is no name of a file");
+            self.missing(&escaped(&node), Lack::Damaged, "it is no name of a file");
             return Ok(None);
         };
         match &node.node_type {
@@ -254,7 +259,25 @@ impl Walk<'_> {
             }
         };
         self.folders.push(name);
+        let nodes = self.once_each(nodes);
         Ok(Some(Level { folder, nodes: nodes.into_iter(), metadata: Box::new(node.meta) }))
+    }
+
+    /// The entries of the present folder, each name once: a second file would replace the first one.
+    fn once_each(&mut self, mut nodes: Vec<Node>) -> Vec<Node> {
+        if nodes.is_sorted_by(|one, next| one.name() < next.name()) {
+            return nodes;
+        }
+        let mut seen = HashSet::new();
+        nodes.retain(|node| {
+            let is_new = seen.insert(node.name().into_owned());
+            if !is_new {
+                let why = "its folder has several entries of this name; the first one counts";
+                self.missing(&escaped(node), Lack::Damaged, why);
+            }
+            is_new
+        });
+        nodes
     }
 
     fn file(&mut self, folder: &OwnedFd, name: OsString, node: Node) -> Result<()> {
@@ -268,6 +291,7 @@ impl Walk<'_> {
             Ok(located) => located,
             Err(why) => {
                 self.missing(&name, Lack::Damaged, &why);
+                self.unmade.insert((self.folders.clone(), name));
                 return Ok(());
             }
         };
@@ -331,7 +355,16 @@ impl Walk<'_> {
     fn write_batch(&mut self) -> Result<()> {
         let mut batch = std::mem::take(&mut self.batch);
         self.restored.missing.extend(self.writing.write(&mut batch)?);
+        self.unmade.extend(batch.unmade());
         for (place, first) in &batch.links {
+            if self.unmade.contains(first) {
+                let first = path_of(first);
+                let why =
+                    format!("it is a further name of {}, which was not made", first.display());
+                let missing = Missing::new(path_of(place), Lack::Unwritable, why);
+                self.restored.missing.push(missing);
+                continue;
+            }
             if let Err(errno) = self.link(place, first) {
                 let path = path_of(place);
                 if is_full(errno) {
@@ -366,6 +399,7 @@ impl Walk<'_> {
             return Err(Error::file("make", &self.to.join(self.path(name)))(errno.into()));
         }
         self.missing(name, Lack::Unwritable, &errno.to_string());
+        self.unmade.insert((self.folders.clone(), name.clone()));
         Ok(())
     }
 
@@ -382,6 +416,14 @@ impl Walk<'_> {
 
     fn path(&self, name: &OsString) -> PathBuf {
         self.folders.iter().chain([name]).collect()
+    }
+}
+
+/// The name of an entry for people, whatever it is.
+fn escaped(node: &Node) -> OsString {
+    match node::file_name(node) {
+        Some(name) => name.into_owned(),
+        None => node.name.escape_debug().to_string().into(),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use rustic_core::BlobId;
 use rustic_core::repofile::{Metadata, PackId};
@@ -121,6 +121,16 @@ impl Batch {
         let progress = FileProgress { left: content.len(), made: false, failed: None };
         let progress = Mutex::new(progress);
         self.files.push(PlannedFile { folder, name, metadata, size: at, progress });
+    }
+
+    /// The files with further names that are not there after all was written.
+    pub(super) fn unmade(&self) -> impl Iterator<Item = Place> {
+        self.files.iter().filter_map(|file| {
+            let progress = file.progress.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_unmade = file.metadata.links > 1 && !progress.made;
+            let folder = self.folders.get(file.folder).filter(|_| is_unmade)?;
+            Some((folder.clone(), file.name.clone()))
+        })
     }
 
     /// What is to be fetched, in the order in which the files were added.

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustic_core::repofile::{Metadata, NodeType};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -27,9 +28,19 @@ pub(super) struct Target {
     existing: Existing,
     /// New files do not simply belong to us, and may have ACLs that they got from their folder.
     inherits: bool,
-    /// Who is not root cannot give files away, and is not told so for each.
+    /// Who is not root cannot give files away, and is told so once and not for each.
     may_give_away: bool,
     owner: (Uid, Gid),
+    /// What was not given to its owner for that reason.
+    kept: AtomicU64,
+}
+
+/// Who has a file now.
+struct Owned {
+    /// The user that should have it.
+    by_user: bool,
+    /// The group that should have it.
+    by_group: bool,
 }
 
 impl Target {
@@ -51,7 +62,20 @@ impl Target {
         let inherits =
             sets_group || existing == Existing::Replace || attributes::hands_on_acls(&root);
         let owner = (rustix::process::geteuid(), rustix::process::getegid());
-        Ok(Self { root, existing, inherits, may_give_away: owner.0.is_root(), owner })
+        let (may_give_away, kept) = (owner.0.is_root(), AtomicU64::new(0));
+        Ok(Self { root, existing, inherits, may_give_away, owner, kept })
+    }
+
+    /// Says, once for all, that owners were not restored.
+    pub(super) fn owners_kept(&self) -> Option<String> {
+        let kept = self.kept.load(Ordering::Relaxed);
+        (kept > 0).then(|| {
+            format!(
+                "{kept} of its entries belong to user {} and not to the owners that they had, \
+                 and have no setuid and setgid bits for that; only root can give files away",
+                self.owner.0.as_raw()
+            )
+        })
     }
 
     /// Opens a folder in it, name by name.
@@ -128,8 +152,9 @@ impl Target {
     }
 
     /// Gives a file its owner, attributes, mode and times, in this order: giving a file away takes
-    /// setuid bits and capabilities from it, and everything else changes its times. Returns what could
-    /// not be set.
+    /// setuid bits and capabilities from it, and everything else changes its times. A file that belongs
+    /// to somebody else than it did gets no setuid or setgid bits: they would do things in the name of
+    /// the wrong person. Returns what could not be set.
     pub(super) fn settle(
         &self,
         object: Object<'_>,
@@ -143,11 +168,18 @@ impl Target {
                 problems.push(format!("its {what} cannot be set: {errno}"));
             }
         };
-        note("owner", self.give_away(object, metadata));
+        let owned = self.give_away(object, metadata).unwrap_or_else(|errno| {
+            note("owner", Err(errno));
+            Owned { by_user: false, by_group: false }
+        });
         let lost = attributes::write(object, metadata, self.inherits && !is_link);
         if !is_link {
             // Restic leaves a mode of zero out.
-            let mode = node::permissions(metadata.mode.unwrap_or_default());
+            let mut mode = node::permissions(metadata.mode.unwrap_or_default());
+            if matches!(kind, NodeType::File) {
+                mode &= if owned.by_user { 0o7777 } else { !0o4000 };
+                mode &= if owned.by_group { 0o7777 } else { !0o2000 };
+            }
             note("mode", set_mode(object, Mode::from_raw_mode(mode)));
         }
         if let Some(times) = times(metadata) {
@@ -163,23 +195,22 @@ impl Target {
         problems
     }
 
-    fn give_away(&self, object: Object<'_>, metadata: &Metadata) -> Done {
+    fn give_away(&self, object: Object<'_>, metadata: &Metadata) -> Done<Owned> {
         let user = metadata.uid.map(Uid::from_raw);
         let group = metadata.gid.map(Gid::from_raw);
-        let ours = user.is_none_or(|user| user == self.owner.0)
-            && group.is_none_or(|group| group == self.owner.1);
-        if ours && !self.inherits {
-            return Ok(());
+        let by_user = user.is_none_or(|user| user == self.owner.0);
+        let by_group = group.is_none_or(|group| group == self.owner.1);
+        if by_user && by_group && !self.inherits {
+            return Ok(Owned { by_user, by_group });
         }
-        let given = match object {
-            Object::Open(file) => rustix::fs::fchown(file, user, group),
-            Object::In(folder, name) => {
-                rustix::fs::chownat(folder, name, user, group, AtFlags::SYMLINK_NOFOLLOW)
+        match give(object, user, group) {
+            Err(Errno::PERM) if !self.may_give_away => {
+                self.kept.fetch_add(1, Ordering::Relaxed);
+                // To a group that one is in, everybody can give what is one's own.
+                let by_group = give(object, None, group).is_ok();
+                Ok(Owned { by_user, by_group })
             }
-        };
-        match given {
-            Err(Errno::PERM) if !self.may_give_away => Ok(()),
-            done => done,
+            done => done.map(|()| Owned { by_user: true, by_group: true }),
         }
     }
 
@@ -191,6 +222,15 @@ impl Target {
                 make()
             }
             made => made,
+        }
+    }
+}
+
+fn give(object: Object<'_>, user: Option<Uid>, group: Option<Gid>) -> Done {
+    match object {
+        Object::Open(file) => rustix::fs::fchown(file, user, group),
+        Object::In(folder, name) => {
+            rustix::fs::chownat(folder, name, user, group, AtFlags::SYMLINK_NOFOLLOW)
         }
     }
 }
