@@ -14,7 +14,7 @@
 
 mod content;
 mod cuts;
-mod pack;
+pub(super) mod pack;
 mod pending;
 mod queue;
 mod shared;

@@ -1,7 +1,7 @@
 //! Packs: files of sealed blobs, one behind the other, with a sealed header at the end.
 //!
-//! A pack is put together in memory here. Sealing blobs is the business of `worker`, storing packs that
-//! of `store`.
+//! A pack is put together in memory here, for backups and for pruning. Sealing blobs is the business of
+//! `worker`, storing packs that of `store`.
 
 use rustic_core::repofile::BlobType;
 use rustic_core::{BlobId, Id};
@@ -11,23 +11,23 @@ use super::super::files::{BlobRecord, PackRecord};
 use super::super::repository::hash;
 
 /// From this size on a pack is full, in bytes, its header included; that is restic's own.
-pub(super) const PACK_BYTES: usize = 16 << 20;
+pub(in crate::restic) const PACK_BYTES: usize = 16 << 20;
 /// What a blob takes of the header at most.
 const HEADER_ENTRY_BYTES: usize = 41;
 
 /// A blob that was sealed, and the SHA-256 of its plain text.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sealed<'a> {
-    pub(super) kind: BlobType,
-    pub(super) digest: [u8; 32],
-    pub(super) bytes: &'a [u8],
+pub(in crate::restic) struct Sealed<'a> {
+    pub(in crate::restic) kind: BlobType,
+    pub(in crate::restic) digest: [u8; 32],
+    pub(in crate::restic) bytes: &'a [u8],
     /// The plain length, if it is compressed.
-    pub(super) uncompressed: Option<std::num::NonZeroU32>,
+    pub(in crate::restic) uncompressed: Option<std::num::NonZeroU32>,
 }
 
 /// A pack that is being filled, or waits to be stored.
 #[derive(Debug, Default)]
-pub(super) struct Pack {
+pub(in crate::restic) struct Pack {
     bytes: Vec<u8>,
     blobs: Vec<BlobRecord>,
     header: Vec<u8>,
@@ -35,13 +35,13 @@ pub(super) struct Pack {
 
 impl Pack {
     /// An empty pack in a buffer that was used before.
-    pub(super) fn reusing(mut bytes: Vec<u8>) -> Self {
+    pub(in crate::restic) fn reusing(mut bytes: Vec<u8>) -> Self {
         bytes.clear();
         Self { bytes, ..Self::default() }
     }
 
     /// Appends a blob; `false` if it would lie further behind than the format can say.
-    pub(super) fn append(&mut self, blob: Sealed<'_>) -> bool {
+    pub(in crate::restic) fn append(&mut self, blob: Sealed<'_>) -> bool {
         let (Ok(offset), Ok(length)) =
             (u32::try_from(self.bytes.len()), u32::try_from(blob.bytes.len()))
         else {
@@ -70,16 +70,16 @@ impl Pack {
     }
 
     /// Whether it has reached the size at which it is stored.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::restic) fn is_full(&self) -> bool {
         self.bytes.len() + self.header.len() + HEADER_ENTRY_BYTES + OVERHEAD_BYTES >= PACK_BYTES
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::restic) fn is_empty(&self) -> bool {
         self.blobs.is_empty()
     }
 
     /// Appends the header. What comes back is the file and what the index says of it.
-    pub(super) fn finish(mut self, key: &Key) -> (Vec<u8>, PackRecord) {
+    pub(in crate::restic) fn finish(mut self, key: &Key) -> (Vec<u8>, PackRecord) {
         let begin = self.bytes.len();
         self.bytes.resize(begin + NONCE_BYTES, 0);
         self.bytes.extend_from_slice(&self.header);

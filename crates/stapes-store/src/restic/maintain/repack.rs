@@ -3,28 +3,19 @@
 
 use rustic_core::repofile::{BlobType, PackId};
 
-use super::super::crypto::{Key, NONCE_BYTES};
 use super::super::files::{BlobRecord, PackRecord, bytes_of, pack_name};
+use super::super::ingest::pack::{Pack, Sealed};
 use super::super::lock::Lock;
-use super::super::repository::{Repository, hash};
+use super::super::repository::Repository;
 use super::pack_check::location;
 use super::plan::PrunePlan;
 use super::prune::PruneStats;
 use super::watch::{Count, Stage, Watch};
 use crate::error::{Error, Result};
 
-/// A pack that has so many bytes is full, as restic has it.
-const PACK_BYTES: usize = 16 << 20;
 /// Between two blobs that are needed so much is read for nothing rather than asked for twice.
 const GAP_BYTES: u64 = 256 << 10;
 const RUN_BYTES: u64 = 8 << 20;
-
-/// A pack that is being filled.
-#[derive(Default)]
-pub(super) struct NewPack {
-    content: Vec<u8>,
-    blobs: Vec<BlobRecord>,
-}
 
 /// Copies blobs into new packs, which are durable when this returns and which no index file names yet.
 pub(super) fn copy(
@@ -34,9 +25,9 @@ pub(super) fn copy(
     watch: &Watch<'_>,
     stats: &mut PruneStats,
 ) -> Result<Vec<PackRecord>> {
-    let (mut trees, mut data) = (NewPack::default(), NewPack::default());
+    let (mut trees, mut data) = (Pack::default(), Pack::default());
     let mut done = Vec::new();
-    let mut store = |pack: &mut NewPack| {
+    let mut store = |pack: &mut Pack| {
         lock.check_exclusive()?;
         let (content, record) = std::mem::take(pack).finish(repository.key());
         repository.storage().put(&pack_name(&record.id), &[&content])?;
@@ -51,8 +42,10 @@ pub(super) fn copy(
             watch.check("copying what stays")?;
             for (blob, sealed) in read(repository, *id, run)? {
                 let pack = if blob.kind == BlobType::Tree { &mut trees } else { &mut data };
-                pack.add(&blob, &sealed);
-                if pack.content.len() >= PACK_BYTES {
+                if !add(pack, &blob, &sealed) {
+                    return Err(Error::damaged(pack_name(id), "a blob in it is too long"));
+                }
+                if pack.is_full() {
                     store(pack)?;
                 }
             }
@@ -61,11 +54,21 @@ pub(super) fn copy(
         count.add(1, 0);
     }
     for pack in [&mut trees, &mut data] {
-        if !pack.blobs.is_empty() {
+        if !pack.is_empty() {
             store(pack)?;
         }
     }
     Ok(done)
+}
+
+/// Adds a sealed blob, wherever it lay before; `false` if the format has no room for it.
+pub(super) fn add(pack: &mut Pack, blob: &BlobRecord, sealed: &[u8]) -> bool {
+    pack.append(Sealed {
+        kind: blob.kind,
+        digest: bytes_of(&blob.id),
+        bytes: sealed,
+        uncompressed: blob.uncompressed_length,
+    })
 }
 
 /// Blobs that lie close together, in pieces that memory can hold. They are sorted by their place.
@@ -105,45 +108,4 @@ fn read(
         blobs.push((*blob, sealed));
     }
     Ok(blobs)
-}
-
-impl NewPack {
-    /// Adds a sealed blob; its place in `blob` is of no importance.
-    pub(super) fn add(&mut self, blob: &BlobRecord, sealed: &[u8]) {
-        // A pack is full long before its length does not fit.
-        let offset = u32::try_from(self.content.len()).unwrap_or(u32::MAX);
-        self.blobs.push(BlobRecord { offset, ..*blob });
-        self.content.extend_from_slice(sealed);
-    }
-
-    /// The whole file, and what the index is to say of it.
-    pub(super) fn finish(mut self, key: &Key) -> (Vec<u8>, PackRecord) {
-        let start = self.content.len();
-        self.content.extend_from_slice(&[0; NONCE_BYTES]);
-        for blob in &self.blobs {
-            header_entry(blob, &mut self.content);
-        }
-        key.seal_tail(&mut self.content, start);
-        let length = u32::try_from(self.content.len() - start).unwrap_or(u32::MAX);
-        self.content.extend_from_slice(&length.to_le_bytes());
-        let id = hash(&self.content).into();
-        (self.content, PackRecord { id, blobs: self.blobs })
-    }
-}
-
-/// What a pack's header says of one blob.
-fn header_entry(blob: &BlobRecord, header: &mut Vec<u8>) {
-    let is_tree = u8::from(blob.kind == BlobType::Tree);
-    match blob.uncompressed_length {
-        None => {
-            header.push(is_tree);
-            header.extend_from_slice(&blob.length.to_le_bytes());
-        }
-        Some(length) => {
-            header.push(is_tree | 2);
-            header.extend_from_slice(&blob.length.to_le_bytes());
-            header.extend_from_slice(&length.get().to_le_bytes());
-        }
-    }
-    header.extend_from_slice(&bytes_of(&blob.id));
 }

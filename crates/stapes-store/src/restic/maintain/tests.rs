@@ -8,10 +8,10 @@ use rustic_core::{BlobId, Id};
 
 use super::super::crypto::OVERHEAD_BYTES;
 use super::super::files::{BlobRecord, FileKind, IndexFile, pack_name};
+use super::super::ingest::pack::Pack;
 use super::super::lock::{Lock, LockKind};
 use super::super::repository::{Repository, hash};
 use super::super::testing::MemoryStorage;
-use super::repack::NewPack;
 use super::*;
 use crate::error::{ErrorKind, Result};
 use crate::storage::Storage;
@@ -117,12 +117,12 @@ impl IntoTree for Id {
 
 struct Packer<'a> {
     repository: &'a Repository,
-    pack: NewPack,
+    pack: Pack,
 }
 
 impl<'a> Packer<'a> {
     fn new(repository: &'a Repository) -> Self {
-        Self { repository, pack: NewPack::default() }
+        Self { repository, pack: Pack::default() }
     }
 
     fn add(&mut self, kind: BlobType, plain: &[u8]) -> BlobId {
@@ -131,7 +131,7 @@ impl<'a> Packer<'a> {
         self.repository.key().seal(&mut sealed);
         let length = u32::try_from(plain.len() + OVERHEAD_BYTES).unwrap();
         let blob = BlobRecord { id, kind, offset: 0, length, uncompressed_length: None };
-        self.pack.add(&blob, &sealed);
+        assert!(repack::add(&mut self.pack, &blob, &sealed));
         id
     }
 
