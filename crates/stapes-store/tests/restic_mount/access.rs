@@ -6,7 +6,6 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use stapes_store::restic::mount::MountOptions;
 use stapes_store::restic::tree::BackupOptions;
 
 use crate::lab::{ACL, Lab, set_attribute};
@@ -36,8 +35,7 @@ fn mounted(allow_other: bool) -> (Lab, Mounted) {
     (denies_group[22], denies_group[38]) = (0, 0);
     set_attribute(&acl, "system.posix_acl_access", &denies_group);
     let tree = lab.backup(&source, &BackupOptions::default()).built.tree;
-    let options = MountOptions { allow_other, ..MountOptions::default() };
-    let mounted = Mounted::with(&lab, &[entry("v", 1, tree)], options);
+    let mounted = Mounted::shared(&lab, &[entry("v", 1, tree)], allow_other);
     (lab, mounted)
 }
 

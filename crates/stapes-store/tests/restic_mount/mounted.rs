@@ -24,10 +24,11 @@ pub(crate) struct Mounted {
 impl Mounted {
     /// Mounts at a new folder of the lab.
     pub(crate) fn new(lab: &Lab, entries: &[MountEntry]) -> Self {
-        Self::with(lab, entries, MountOptions::default())
+        Self::shared(lab, entries, false)
     }
 
-    pub(crate) fn with(lab: &Lab, entries: &[MountEntry], options: MountOptions) -> Self {
+    /// Mounts so that other users may look, or may not.
+    pub(crate) fn shared(lab: &Lab, entries: &[MountEntry], allow_other: bool) -> Self {
         let at = lab.path("mount \\ point");
         std::fs::create_dir_all(&at).unwrap();
         let told = Arc::new(Mutex::new(Vec::new()));
@@ -35,7 +36,7 @@ impl Mounted {
         let report = move |path: &str, error: &stapes_store::Error| {
             teller.lock().unwrap().push(format!("{path}: {error}"));
         };
-        let options = MountOptions { report: Some(Box::new(report)), ..options };
+        let options = MountOptions { allow_other, report: Some(Box::new(report)) };
         let mount = Mount::new(&reading(lab), entries, &at, options).unwrap();
         let unmounter = mount.handle();
         let thread = Some(std::thread::spawn(move || mount.run()));
