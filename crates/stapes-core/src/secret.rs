@@ -8,11 +8,11 @@ use secrecy::SecretString;
 /// Where a secret is to be read, as the configuration says.
 #[derive(Clone, Debug)]
 pub enum SecretSource {
-    /// The first line of a file.
+    /// A file; its first line, unless it is the password of a repository.
     File(PathBuf),
     /// An environment variable.
     Env(String),
-    /// The first line that a command prints (run by the shell).
+    /// What a command prints (run by the shell); like a file.
     Command(String),
     /// A systemd credential of this name.
     Credential(String),

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
+use stapes_core::place::PasswordSource;
 use stapes_core::secret::SecretSource;
 use tokio::process::Command;
 
@@ -25,9 +26,52 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Reads a secret. Unless it stands in the configuration itself, only its first line counts, and it
 /// must not be empty.
 pub async fn resolve(source: &SecretSource, environment: &Environment) -> Result<SecretString> {
+    if let SecretSource::Inline(secret) = source {
+        return Ok(secret.clone());
+    }
+    let text = read(source, environment).await?;
+    not_empty(text.lines().next().unwrap_or_default().trim_end(), source)
+}
+
+/// Reads the password of a repository. One of a file or command is what restic takes it for, so that
+/// both open a repository with the same one: the whole text without the blanks and line ends around
+/// it, and without the mark that some editors put before a text.
+///
+/// # Errors
+/// [`Error::Secret`] if it cannot be read or is empty.
+pub async fn resolve_password(
+    source: &PasswordSource,
+    environment: &Environment,
+) -> Result<SecretString> {
+    let stored = match source {
+        PasswordSource::Variable { value, .. } | PasswordSource::Typed(value) => {
+            return Ok(value.clone());
+        }
+        PasswordSource::Stored(stored) => stored,
+    };
+    match stored {
+        SecretSource::Inline(_) | SecretSource::Env(_) => resolve(stored, environment).await,
+        SecretSource::File(_) | SecretSource::Credential(_) | SecretSource::Command(_) => {
+            let text = read(stored, environment).await?;
+            let is_file = !matches!(stored, SecretSource::Command(_));
+            let text = text.strip_prefix('\u{feff}').filter(|_| is_file).unwrap_or(&text);
+            not_empty(text.trim(), stored)
+        }
+    }
+}
+
+fn not_empty(text: &str, source: &SecretSource) -> Result<SecretString> {
+    if text.is_empty() {
+        let reason = "it is empty".to_owned();
+        return Err(Error::Secret { place: source.to_string(), reason });
+    }
+    Ok(SecretString::from(text))
+}
+
+async fn read(source: &SecretSource, environment: &Environment) -> Result<String> {
     let refuse = |reason: String| Error::Secret { place: source.to_string(), reason };
-    let text = match source {
-        SecretSource::Inline(secret) => return Ok(secret.clone()),
+    Ok(match source {
+        SecretSource::Inline(secret) => secret.expose_secret().to_owned(),
         SecretSource::Env(name) => {
             let found = environment.variables.get(name);
             let found = found.ok_or_else(|| refuse("it is not set".to_owned()))?;
@@ -41,12 +85,7 @@ pub async fn resolve(source: &SecretSource, environment: &Environment) -> Result
             read_file(&dir.join(name)).map_err(refuse)?
         }
         SecretSource::Command(command) => run(command).await.map_err(refuse)?,
-    };
-    let line = text.lines().next().unwrap_or_default().trim_end();
-    if line.is_empty() {
-        return Err(refuse("it is empty".to_owned()));
-    }
-    Ok(SecretString::from(line.to_owned()))
+    })
 }
 
 fn read_file(path: &Path) -> std::result::Result<String, String> {
@@ -93,6 +132,34 @@ mod tests {
         assert_eq!(resolved(&SecretSource::Env("TOKEN".into())).await.unwrap(), "env-secret");
         let command = SecretSource::Command("printf 'from-command\\nmore'".into());
         assert_eq!(resolved(&command).await.unwrap(), "from-command");
+    }
+
+    #[tokio::test]
+    async fn the_password_of_a_repository_is_what_restic_takes_it_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let password = async |source: PasswordSource| {
+            let resolved = resolve_password(&source, &Environment::default()).await;
+            resolved.map(|secret| secret.expose_secret().to_owned()).map_err(|e| e.to_string())
+        };
+        let file = || PasswordSource::Stored(SecretSource::File(path.clone()));
+        for (text, taken) in [
+            ("plain\n", "plain"),
+            ("\u{feff} \t one \r\n two\u{a0}\r\n\n", "one \r\n two"),
+            ("\n\nlate", "late"),
+            ("a\u{feff}\n", "a\u{feff}"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(password(file()).await.unwrap(), taken);
+        }
+        std::fs::write(&path, "\u{feff}\n \n").unwrap();
+        assert!(password(file()).await.unwrap_err().contains("it is empty"));
+        let command = SecretSource::Command("printf '\\n two\\nlines \\n'".into());
+        let command = PasswordSource::Stored(command);
+        assert_eq!(password(command).await.unwrap(), "two\nlines");
+        // Nobody has added a line end to what was typed.
+        let typed = PasswordSource::Typed(SecretString::from(" a "));
+        assert_eq!(password(typed).await.unwrap(), " a ");
     }
 
     #[tokio::test]
