@@ -108,6 +108,12 @@ pub enum Trouble {
     WasThere,
     /// Other things are at that place.
     HoldsOthers,
+    /// It was to be made, and something is there already.
+    Taken,
+    /// A restic repository was looked for at this address, which holds no secrets.
+    NotMade(String),
+    /// The password came from there.
+    PasswordOf(String),
     /// Others use it, as far as they could leave their names.
     UsedBy(Vec<User>),
 }
@@ -137,6 +143,7 @@ impl Error {
             | Self::Secret { .. }
             | Self::Onboard { mistyped: true, .. } => ErrorKind::Configuration,
             Self::Locked { .. } => ErrorKind::Locked,
+            Self::Repository { trouble: Trouble::Taken, .. } => ErrorKind::Configuration,
             Self::Repository { source, .. } => match source.kind() {
                 stapes_store::ErrorKind::NoRepository => ErrorKind::NoRepository,
                 stapes_store::ErrorKind::Locked => ErrorKind::Locked,
@@ -159,6 +166,18 @@ impl Error {
             ),
             Self::Repository { trouble: Trouble::HoldsOthers, .. } => Some(OTHER_PLACE.to_owned()),
             Self::Repository { trouble: Trouble::UsedBy(users), .. } => Some(wait_for(users)),
+            Self::Repository { trouble: Trouble::Taken, .. } => {
+                Some("nothing was changed; a new repository needs a place of its own".to_owned())
+            }
+            Self::Repository { trouble: Trouble::NotMade(address), .. } => Some(format!(
+                "is that the right place? `stapes init --target {address}` makes a repository there"
+            )),
+            Self::Repository { trouble: Trouble::PasswordOf(origin), .. } => Some(format!(
+                "it came from {origin}; give another one with --password-file FILE, \
+                 --password-command COMMAND, `password:` in the configuration, \
+                 RESTIC_PASSWORD_FILE, RESTIC_PASSWORD_COMMAND or RESTIC_PASSWORD (the first of \
+                 these counts), or with none of them on a terminal"
+            )),
             Self::Repository { source, .. }
                 if source.kind() == stapes_store::ErrorKind::NoRepository =>
             {

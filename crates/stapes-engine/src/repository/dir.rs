@@ -58,7 +58,10 @@ pub(super) fn open_or_init(
 pub(super) fn init(path: &Path, state_dir: &Path, now: Timestamp, run: &RunId) -> Result<()> {
     let id = format!("{:016x}", fnv1a_64(format!("{run} {}", path.display()).as_bytes()));
     let made = Repository::init(path, now, &id);
-    let repository = made.map_err(|error| not_mounted(error, path, state_dir))?;
+    let repository = made.map_err(|source| match source.kind() {
+        stapes_store::ErrorKind::Refused => Error::Repository { source, trouble: Trouble::Taken },
+        _ => not_mounted(source, path, state_dir),
+    })?;
     remember(&repository, state_dir);
     Ok(())
 }

@@ -15,10 +15,13 @@ use crate::settings::{Settings, entropy, machine_identity};
 
 /// Make a repository for backups
 ///
-/// Makes the directory, too. One that holds anything else is left as it is.
+/// Makes the directory or the bucket, too. What holds anything else is left as it is. No other command
+/// makes a restic repository. Its password is asked for twice if no option and no variable gives it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stapes init --target dir:/mnt/nas/incus
+  stapes init --target restic:/mnt/nas/restic --password-file /etc/stapes/vault
+  stapes init --target restic:sftp:backup@nas:/srv/restic
   stapes init --target nas                            a name under `repositories:`")]
 pub(crate) struct InitArgs {
     #[command(flatten)]
@@ -42,6 +45,13 @@ pub(crate) async fn run(args: &InitArgs, settings: &Settings) -> Result<Exit, Co
         Format::Table | Format::Yaml => format!("{path} is a repository now\n"),
     };
     output::result(&text);
+    if let Place::Restic(_) = target.place {
+        output::note(
+            settings,
+            "nobody can read it without its password: keep that, and this location, also where this \
+             machine cannot be lost with them",
+        );
+    }
     Ok(Exit::Complete)
 }
 
