@@ -1,6 +1,7 @@
 //! Opens repositories of either format, and locks them for what they are opened for.
 
 mod dir;
+pub mod keys;
 mod restic;
 mod users;
 

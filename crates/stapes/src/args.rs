@@ -72,7 +72,7 @@ pub(crate) enum Format {
     Table,
     /// For programs; runs print one event a line
     Json,
-    /// What JSON would be, as YAML; for `list` only
+    /// What JSON would be, as YAML; for lists only
     Yaml,
 }
 
@@ -87,6 +87,7 @@ pub(crate) enum Command {
     Verify(commands::verify::VerifyArgs),
     Prune(commands::prune::PruneArgs),
     Init(commands::init::InitArgs),
+    Key(commands::key::KeyArgs),
     Policy(commands::policy::PolicyArgs),
     Config(commands::config::ConfigArgs),
     Import(commands::import::ImportArgs),
@@ -95,6 +96,10 @@ pub(crate) enum Command {
 impl Command {
     /// Whether its result is a document; that of a run is a stream of events, one a line.
     pub(crate) fn has_yaml(&self) -> bool {
-        matches!(self, Self::List(_))
+        match self {
+            Self::List(_) => true,
+            Self::Key(args) => args.is_list(),
+            _ => false,
+        }
     }
 }

@@ -72,6 +72,7 @@ async fn dispatch(command: Command, settings: &Settings) -> Result<Exit, Command
         Command::Verify(args) => commands::verify::run(&args, settings).await,
         Command::Prune(args) => commands::prune::run(&args, settings).await,
         Command::Init(args) => commands::init::run(&args, settings).await,
+        Command::Key(args) => commands::key::run(&args, settings).await,
         Command::Policy(args) => commands::policy::run(args, settings),
         Command::Config(args) => commands::config::run(&args, settings),
         Command::Import(args) => commands::import::run(&args, settings),

@@ -17,14 +17,48 @@ use crate::settings::Settings;
 /// The password on the command line: never itself, because everybody on the machine can read that.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct PasswordArgs {
-    /// The password of a restic repository is the first line of this file
+    /// The password of a restic repository is the text of this file
     /// [default: `password:` in the configuration, else RESTIC_PASSWORD_FILE, RESTIC_PASSWORD_COMMAND or
     /// RESTIC_PASSWORD, else the terminal is asked]
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "password_command")]
     password_file: Option<PathBuf>,
-    /// The password of a restic repository is the first line that this command prints
+    /// The password of a restic repository is what this command prints
     #[arg(long, global = true, value_name = "COMMAND")]
     password_command: Option<String>,
+}
+
+/// A password that is to be set: never on the command line itself, and never one of the environment,
+/// which is the one that opens the repository now.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct NewPasswordArgs {
+    /// The new password is the text of this file [default: the terminal is asked, twice]
+    #[arg(long, value_name = "FILE", conflicts_with = "new_password_command")]
+    new_password_file: Option<PathBuf>,
+    /// The new password is what this command prints
+    #[arg(long, value_name = "COMMAND")]
+    new_password_command: Option<String>,
+}
+
+impl NewPasswordArgs {
+    /// The new password of the repository that people know as `label`.
+    pub(crate) fn choose(
+        &self,
+        label: &str,
+        settings: &Settings,
+    ) -> Result<PasswordSource, CommandError> {
+        let file = self.new_password_file.clone().map(SecretSource::File);
+        let command = || self.new_password_command.clone().map(SecretSource::Command);
+        if let Some(source) = file.or_else(command) {
+            warn_of_open_file(&source, "the new password", label, settings);
+            return Ok(PasswordSource::Stored(source));
+        }
+        if prompt::can_ask() {
+            return prompt::new_password(label).map(PasswordSource::Typed);
+        }
+        Err(CommandError::usage("there is no new password, and nobody to ask for it").with_help(
+            "say --new-password-file FILE or --new-password-command COMMAND; nothing was changed",
+        ))
+    }
 }
 
 /// What the password is for.
@@ -115,15 +149,19 @@ pub(crate) fn warn_of_open_files(place: &ResticPlace, label: &str, settings: &Se
     };
     let variables = place.variables.iter().map(|(name, source)| (*name, source));
     for (what, source) in password.into_iter().chain(variables) {
-        let SecretSource::File(path) = source else { continue };
-        // One that cannot be looked at cannot be read either, and that is told when it is needed.
-        if !settings.quiet && files::readable_by_others(path).unwrap_or(false) {
-            let path = path.display();
-            output::error_line(&format!(
-                "warning: others on this machine may read or change {path}, which holds {what} of \
-                 {label}; `chmod 600 {path}` stops that"
-            ));
-        }
+        warn_of_open_file(source, what, label, settings);
+    }
+}
+
+fn warn_of_open_file(source: &SecretSource, what: &str, label: &str, settings: &Settings) {
+    let SecretSource::File(path) = source else { return };
+    // One that cannot be looked at cannot be read either, and that is told when it is needed.
+    if !settings.quiet && files::readable_by_others(path).unwrap_or(false) {
+        let path = path.display();
+        output::error_line(&format!(
+            "warning: others on this machine may read or change {path}, which holds {what} of \
+             {label}; `chmod 600 {path}` stops that"
+        ));
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod backup_path;
 pub(crate) mod config;
 pub(crate) mod import;
 pub(crate) mod init;
+pub(crate) mod key;
 pub(crate) mod list;
 pub(crate) mod onboard;
 pub(crate) mod policy;

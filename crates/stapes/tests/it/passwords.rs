@@ -189,3 +189,28 @@ fn a_terminal_is_asked_does_not_show_what_is_typed_and_is_left_as_it_was() {
     assert_says(&twice, &["once more:\n", "answers left 0, echo True"]);
     assert!(!twice.contains("differ") && !twice.contains("hunter"), "{twice}");
 }
+
+#[test]
+fn a_new_password_is_asked_for_twice_when_the_old_one_has_opened() {
+    let home = tempfile::tempdir().unwrap();
+    let with = |answers: &str, verb: &[&str]| {
+        let shown =
+            on_terminal(home.path(), answers, &[verb, &["--target", "restic:repo"]].concat());
+        assert!(!shown.contains("hunter"), "{shown}");
+        shown.replace(&home.path().display().to_string(), "~")
+    };
+    let made = with(r"hunter1\n|hunter1\n", &["init"]);
+    assert_says(&made, &["~/repo is a repository now", "keep that, and this location", "code 0"]);
+    // What does not open is told before anything else is asked.
+    let wrong = with(r"hunter2\n", &["key", "passwd"]);
+    assert_says(&wrong, &["it came from the terminal", "code 12, answers left 0"]);
+    assert!(!wrong.contains("new password of"), "{wrong}");
+    let differ = with(r"hunter1\n|hunter2\n|hunter3\n", &["key", "passwd"]);
+    assert_says(&differ, &["the two passwords differ; nothing was changed", "code 2"]);
+    let changed = with(r"hunter1\n|hunter2\n|hunter2\n", &["key", "passwd"]);
+    let asked = "password of restic:~/repo:\nnew password of restic:~/repo:\nonce more:\nthe key ";
+    assert!(changed.starts_with(asked), "{changed}");
+    assert_says(&changed, &["is in the place of", "code 0, answers left 0, echo True"]);
+    assert_says(&with(r"hunter1\n", &["key", "list"]), &["code 12"]);
+    assert_says(&with(r"hunter2\n", &["key", "list"]), &["  yes\n", "code 0"]);
+}
