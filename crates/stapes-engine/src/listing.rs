@@ -18,6 +18,8 @@ pub struct Listed {
     pub remarks: Vec<String>,
     /// What could not be read in the repository, or does not belong there, one sentence each.
     pub strange: Vec<String>,
+    /// How many snapshots of other programs are there besides, which are left alone.
+    pub others: usize,
 }
 
 /// Lists the backups of some kinds; names of `wanted` are of one kind, without names there can be
@@ -35,5 +37,6 @@ pub fn list(repository: &Repository, kinds: &[BackupKind], wanted: &Wanted) -> R
         problems: choice.problems,
         remarks: choice.remarks,
         strange: listing.problems,
+        others: listing.others,
     })
 }

@@ -5,17 +5,22 @@ use serde_json::{Value, json};
 use stapes_core::backup::Projects;
 use stapes_core::config::Job;
 use stapes_core::id::ServerName;
+use stapes_core::place::Place;
 use stapes_core::replicate::plan::ReplicateOptions;
 use stapes_core::replicate::prune::PointVerdict;
+use stapes_core::units::counted;
 use stapes_engine::clock::Clock;
 use stapes_engine::listing;
 use stapes_engine::replicate::{self, Points, Request};
 use stapes_engine::repository::Use;
+use tokio::task::block_in_place;
 
 use super::resource::Resource;
+use crate::args::Format;
 use crate::exit::Exit;
 use crate::interrupt;
 use crate::output::json::item_json;
+use crate::output::listing::Sizes;
 use crate::output::plan::{place_text, verdict_json};
 use crate::output::{self, backup_plan, table};
 use crate::places::PlaceArgs;
@@ -24,13 +29,15 @@ use crate::settings::{Settings, machine_identity};
 
 /// List what there is
 ///
-/// Backups come newest first, with their age, size and last verification. A damaged one is told and
-/// is no failure of the list; `stapes verify` ends with 3 when it finds one.
+/// Backups come newest first, with their age, size and last verification. In a directory SIZE is what a
+/// backup takes there; in a restic repository it is its content, and ADDED what the repository grew by.
+/// A damaged one is told and is no failure of the list; `stapes verify` ends with 3 when it finds one.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stapes list all --target dir:/mnt/nas/incus
   stapes list instances web1 'db*' --target nas
   stapes list volumes --project lab --target nas --output yaml
+  stapes list all --target restic:sftp:backup@nas:/srv/restic
   stapes list replicas nightly")]
 pub(crate) struct ListArgs {
     #[command(subcommand)]
@@ -71,13 +78,18 @@ async fn backups(
     let wanted = places.wanted(resource.names())?;
     let target = places.repository(settings, loaded.as_ref())?;
     let opened = target.open(settings, loaded.as_ref(), Use::Look).await?;
-    let listed = listing::list(&opened.repository, resource.kinds(), &wanted)?;
+    // A server is asked by a client that waits, which a thread of the runtime must not do.
+    let listed = block_in_place(|| listing::list(&opened.repository, resource.kinds(), &wanted))?;
     backup_plan::refuse_unclear_names(&listed.problems)?;
     let now = Clock::System.now();
+    let sizes = match target.place {
+        Place::Dir(_) => Sizes::Stored,
+        Place::Restic(_) => Sizes::Shared,
+    };
     let text = output::listing::text(
         settings.format,
         || output::listing::Document { listed: &listed, repository: &target.label, now },
-        || output::listing::table(&listed, now),
+        || output::listing::table(&listed, sizes, now),
     )?;
     output::result(&text);
     for text in &listed.strange {
@@ -85,6 +97,10 @@ async fn backups(
     }
     for text in &listed.remarks {
         output::note(settings, text);
+    }
+    if listed.others > 0 && settings.format == Format::Table {
+        let others = counted(listed.others, "snapshot");
+        output::note(settings, &format!("and {others} of other programs, which are left alone"));
     }
     let missing: Vec<String> =
         listed.problems.iter().map(|problem| problem.cause.clone()).collect();

@@ -34,13 +34,37 @@ pub(crate) fn text<D: Serialize>(
     }
 }
 
+/// What the sizes of backups mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sizes {
+    /// Each has files of its own.
+    Stored,
+    /// They share what is the same.
+    Shared,
+}
+
 /// The backups for people.
-pub(crate) fn table(listed: &Listed, now: Timestamp) -> String {
-    let rows: Vec<[String; 6]> = listed.backups.iter().map(|info| row(info, now)).collect();
+pub(crate) fn table(listed: &Listed, sizes: Sizes, now: Timestamp) -> String {
     let mut out = String::new();
-    if !rows.is_empty() {
-        let headings = ["ITEM", "VERSION", "AGE", "SIZE", "OUTCOME", "VERIFIED"];
-        out.push_str(&columns::draw(headings, &rows));
+    if !listed.backups.is_empty() {
+        out.push_str(&match sizes {
+            Sizes::Stored => {
+                let headings = ["ITEM", "VERSION", "AGE", "SIZE", "OUTCOME", "VERIFIED"];
+                let rows = listed.backups.iter().map(|info| {
+                    let [item, version, age, outcome, verified] = row(info, now);
+                    [item, version, age, stored(info), outcome, verified]
+                });
+                columns::draw(headings, &rows.collect::<Vec<_>>())
+            }
+            Sizes::Shared => {
+                let headings = ["ITEM", "VERSION", "AGE", "SIZE", "ADDED", "OUTCOME", "VERIFIED"];
+                let rows = listed.backups.iter().map(|info| {
+                    let [item, version, age, outcome, verified] = row(info, now);
+                    [item, version, age, content(info), stored(info), outcome, verified]
+                });
+                columns::draw(headings, &rows.collect::<Vec<_>>())
+            }
+        });
         out.push('\n');
     }
     for info in listed.backups.iter().filter(|info| !info.is_sound()) {
@@ -50,20 +74,27 @@ pub(crate) fn table(listed: &Listed, now: Timestamp) -> String {
             let _ = writeln!(out, "{state}: {} {version}: {cause}", info.item);
         }
     }
-    let _ = writeln!(out, "{}", summary(&listed.backups));
+    let _ = writeln!(out, "{}", summary(&listed.backups, sizes));
     out
 }
 
-fn row(info: &BackupInfo, now: Timestamp) -> [String; 6] {
+fn row(info: &BackupInfo, now: Timestamp) -> [String; 5] {
     let verified = info.verified.as_ref().map(|v| v.at.strftime("%Y-%m-%d %H:%M").to_string());
     [
         info.item.to_string(),
         info.version.to_string(),
         age(info, now),
-        ByteSize(info.stored_bytes).to_string(),
         state(info).to_owned(),
         verified.unwrap_or_else(|| "-".to_owned()),
     ]
+}
+
+fn stored(info: &BackupInfo) -> String {
+    ByteSize(info.stored_bytes).to_string()
+}
+
+fn content(info: &BackupInfo) -> String {
+    info.content_bytes.map_or_else(|| "-".to_owned(), |bytes| ByteSize(bytes).to_string())
 }
 
 fn age(info: &BackupInfo, now: Timestamp) -> String {
@@ -84,15 +115,15 @@ fn state(info: &BackupInfo) -> &'static str {
     }
 }
 
-fn summary(backups: &[BackupInfo]) -> String {
+fn summary(backups: &[BackupInfo], sizes: Sizes) -> String {
     let items: BTreeSet<&BackupItem> = backups.iter().map(|info| &info.item).collect();
     let bytes = backups.iter().fold(0_u64, |sum, info| sum.saturating_add(info.stored_bytes));
-    let mut text = format!(
-        "{} of {}, {}",
-        counted(backups.len(), "backup"),
-        counted(items.len(), "item"),
-        ByteSize(bytes)
-    );
+    let bytes = match sizes {
+        Sizes::Stored => format!("{} stored", ByteSize(bytes)),
+        Sizes::Shared => format!("{} added by them", ByteSize(bytes)),
+    };
+    let (backups_text, items) = (counted(backups.len(), "backup"), counted(items.len(), "item"));
+    let mut text = format!("{backups_text} of {items}, {bytes}");
     for word in ["incomplete", "damaged"] {
         let count = backups.iter().filter(|info| state(info) == word).count();
         if count > 0 {
@@ -112,9 +143,10 @@ pub(crate) struct Document<'a> {
 /// Each backup becomes a value when its turn comes: ten thousand at once would be 60 MB.
 impl Serialize for Document<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Listed { backups, problems, remarks, strange } = self.listed;
+        let Listed { backups, problems, remarks, strange, others } = self.listed;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("backups", &Backups { backups, now: self.now })?;
+        map.serialize_entry("others", others)?;
         map.serialize_entry("problems", &problems_json(problems))?;
         map.serialize_entry("remarks", remarks)?;
         map.serialize_entry("repository", self.repository)?;
@@ -193,7 +225,8 @@ mod tests {
             ],
             ..Listed::default()
         };
-        let text = table(&listed, "2026-11-21T04:10:05Z".parse().unwrap());
+        let now = "2026-11-21T04:10:05Z".parse().unwrap();
+        let text = table(&listed, Sizes::Stored, now);
         insta::assert_snapshot!(text, @r"
         ITEM                  VERSION           AGE          SIZE     OUTCOME     VERIFIED
         server configuration  20261121T033000Z  40 min 05 s  1.0 GiB  complete    -
@@ -201,7 +234,17 @@ mod tests {
         server configuration  20261020T023000Z  32 d 01 h    1.0 GiB  damaged     2026-11-21 04:00
 
         damaged: server configuration 20261020T023000Z: data.json has changed
-        3 backups of 1 item, 3.0 GiB, 1 incomplete, 1 damaged
+        3 backups of 1 item, 3.0 GiB stored, 1 incomplete, 1 damaged
+        ");
+        let mut shared = Listed { others: 2, ..listed };
+        shared.backups.truncate(2);
+        shared.backups[0].content_bytes = Some(5 << 30);
+        insta::assert_snapshot!(table(&shared, Sizes::Shared, now), @r"
+        ITEM                  VERSION           AGE          SIZE     ADDED    OUTCOME     VERIFIED
+        server configuration  20261121T033000Z  40 min 05 s  5.0 GiB  1.0 GiB  complete    -
+        server configuration  20261120T023000Z  1 d 01 h     -        1.0 GiB  incomplete  2026-11-21 04:00
+
+        2 backups of 1 item, 2.0 GiB added by them, 1 incomplete
         ");
     }
 }

@@ -45,7 +45,8 @@ fn row(row: &RestoreRow) -> Vec<String> {
     vec![
         row.info.item.to_string(),
         row.info.version.to_string(),
-        ByteSize(row.info.stored_bytes).to_string(),
+        // What arrives on the server; in a restic repository a backup has no size of its own.
+        ByteSize(row.info.content_bytes.unwrap_or(row.info.stored_bytes)).to_string(),
         action(&row.action).to_owned(),
         target(row),
         if stops.is_empty() { "-".to_owned() } else { stops.join(", ") },

@@ -57,7 +57,7 @@ fn backups_are_listed_by_item_and_the_newest_first() {
     damaged: image 2d711642b726 21980920T023000Z: its file image.tar has 0 bytes instead of 1
     damaged: volume lab:tank/data 21980920T023000Z: volume.tar.zst has changed
     incomplete: instance db 21980920T023000Z: its profile \u{1b}[1m
-    7 backups of 6 items, 9.0 KiB, 1 incomplete, 2 damaged
+    7 backups of 6 items, 9.0 KiB stored, 1 incomplete, 2 damaged
     ");
 }
 
@@ -217,8 +217,8 @@ fn init_makes_a_repository_and_its_directory_once() {
     assert_eq!(ran.stdout, format!("{} is a repository now\n", path.display()));
     run(binary(home.path()).args(["list", "all", "--target", "dir:new/repo"])).complete();
     let before = tree(&path);
-    let ran = init("dir:new/repo").expect_code(1);
-    assert_says(&ran.stderr, &["there is one already"]);
+    let ran = init("dir:new/repo").expect_code(2);
+    assert_says(&ran.stderr, &["there is one already", "nothing was changed"]);
     assert_eq!(tree(&path), before);
 
     fs::create_dir(home.path().join("music")).unwrap();
