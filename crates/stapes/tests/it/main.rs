@@ -35,11 +35,15 @@ mod force;
 #[cfg(test)]
 mod import;
 #[cfg(test)]
+mod keys;
+#[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod listing;
+#[cfg(test)]
+mod locations;
 #[cfg(test)]
 mod locks;
 #[cfg(test)]
