@@ -4,11 +4,12 @@
 
 use std::error::Error as StdError;
 use std::io::Read;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use reqwest::StatusCode;
-use reqwest::blocking::{Body, Client, RequestBuilder, Response};
+use reqwest::blocking::{Body, RequestBuilder, Response};
 use reqwest::header::CONTENT_LENGTH;
+use reqwest::{IntoUrl, Method, StatusCode};
 
 use super::{Access, Cause, Failure, MAX_FILE_BYTES};
 
@@ -23,14 +24,41 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
 /// How much of an error's text is read.
 const MAX_TEXT_BYTES: u64 = 8 << 10;
 
+/// What sends requests. It holds a thread and connections.
+#[derive(Debug)]
+pub(super) struct Client {
+    inner: reqwest::blocking::Client,
+    /// Dropped after `inner`, it ends the thread that has the last copy.
+    _keeper: Sender<()>,
+}
+
+impl Client {
+    fn new(inner: reqwest::blocking::Client) -> Self {
+        let (keeper, gone) = channel::<()>();
+        let last = inner.clone();
+        // Whoever drops the last copy waits for the client's own thread, which a task must not do.
+        std::thread::spawn(move || {
+            // It never says anything, and ends with its other side.
+            let _ended = gone.recv();
+            drop(last);
+        });
+        Self { inner, _keeper: keeper }
+    }
+
+    /// Begins a request.
+    pub(super) fn request(&self, method: Method, url: impl IntoUrl) -> RequestBuilder {
+        self.inner.request(method, url)
+    }
+}
+
 /// A client that trusts the system's certificates, and those of `access`.
 ///
-/// It holds a thread and its connections; it uses no proxy and follows no redirection, which would
-/// break signatures and lead passwords elsewhere.
+/// It uses no proxy and follows no redirection, which would break signatures and lead passwords
+/// elsewhere.
 pub(super) fn client(access: &Access) -> Result<Client, Failure> {
     // Fails if the program has chosen one already, which then serves as well.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let mut builder = Client::builder()
+    let mut builder = reqwest::blocking::Client::builder()
         .connect_timeout(CONNECT)
         .tcp_keepalive(SILENCE / 4)
         .tcp_keepalive_interval(SILENCE / 4)
@@ -50,7 +78,7 @@ pub(super) fn client(access: &Access) -> Result<Client, Failure> {
             .map_err(|error| failed(error.without_url().into()))?;
         builder = builder.tls_certs_merge(certificates);
     }
-    builder.build().map_err(failure_of)
+    builder.build().map(Client::new).map_err(failure_of)
 }
 
 /// Sends a request that moves about so many bytes; every status is a success.

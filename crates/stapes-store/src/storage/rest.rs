@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::blocking::{RequestBuilder, Response};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, RANGE};
 use reqwest::{Method, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -29,7 +29,7 @@ pub struct RestStorage {
     location: RestLocation,
     user: Option<String>,
     password: Option<SecretString>,
-    client: Client,
+    client: http::Client,
     /// Whether there is a repository: then a folder that «is not there» is a mistake of the server, or
     /// of a proxy before it, and no empty folder. Old versions of rclone say so of any failure.
     is_there: AtomicBool,

@@ -85,10 +85,10 @@ impl<S: Storage + 'static> Retrying<S> {
     }
 
     /// Calls `act` with the number of failures before, until it succeeds or repeating is in vain.
-    fn repeat<T>(&self, act: impl Fn(u32) -> Result<T>) -> Result<T> {
+    fn repeat<T: Send>(&self, act: impl Fn(u32) -> Result<T> + Sync) -> Result<T> {
         let mut failures = 0;
         loop {
-            let error = match act(failures) {
+            let error = match elsewhere(|| act(failures)) {
                 Err(error) if is_temporary(&error) => error,
                 result => return result,
             };
@@ -128,6 +128,13 @@ impl<S: Storage + 'static> Retrying<S> {
         }
         !ended()
     }
+}
+
+/// Has another thread do it. Clients of HTTP wait in ways that a task of an asynchronous program must
+/// not, and whoever calls a storage need not know; beside what a server takes, a thread costs nothing.
+fn elsewhere<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    let done = thread::scope(|scope| scope.spawn(act).join());
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn is_temporary(error: &Error) -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::StatusCode;
-use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::blocking::{RequestBuilder, Response};
 use reqwest::header::{IF_NONE_MATCH, RANGE};
 use rusty_s3::actions::{ListObjectsV2, S3Action};
 use rusty_s3::{Bucket, Credentials, Method, UrlStyle};
@@ -37,7 +37,7 @@ pub struct S3Storage {
     location: S3Location,
     bucket: Bucket,
     credentials: Option<Credentials>,
-    client: Client,
+    client: http::Client,
     /// Whether the server knows requests to store only what is not there.
     conditional: AtomicBool,
 }
