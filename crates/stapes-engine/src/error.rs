@@ -181,7 +181,7 @@ impl Error {
             Self::Repository { source, .. }
                 if source.kind() == stapes_store::ErrorKind::NoRepository =>
             {
-                Some("`stapes init --target dir:PATH` or `restic:LOCATION` makes one".to_owned())
+                Some("`stapes init --target dir:PATH` makes one".to_owned())
             }
             Self::Locked { .. } => Some("wait for it to end; nothing was changed".to_owned()),
             _ => None,
