@@ -26,10 +26,7 @@ impl Repository {
     pub fn snapshots(&self) -> Result<Snapshots> {
         let files = self.list(FileKind::Snapshot)?;
         let read = parallel::map(files, |(id, size)| {
-            let read = self
-                .load_sized(FileKind::Snapshot, &id, size)
-                .and_then(|content| self.parse_snapshot(&id, &content));
-            judged(read).map(|judged| (id, judged))
+            judged(self.snapshot_sized(&id, size)).map(|judged| (id, judged))
         })?;
         let mut snapshots = Snapshots::default();
         let mut missing = Vec::new();
@@ -51,6 +48,11 @@ impl Repository {
     /// `NotFound`, `Damaged`, or if the storage fails.
     pub fn snapshot(&self, id: &SnapshotId) -> Result<SnapshotFile> {
         self.parse_snapshot(id, &self.load(FileKind::Snapshot, id)?)
+    }
+
+    /// As [`Repository::snapshot`], of a file whose size a list told.
+    pub(super) fn snapshot_sized(&self, id: &Id, size: u64) -> Result<SnapshotFile> {
+        self.parse_snapshot(id, &self.load_sized(FileKind::Snapshot, id, size)?)
     }
 
     /// Stores a snapshot: its backup exists from now on.
