@@ -11,8 +11,9 @@ use std::time::Instant;
 use stapes_core::backup::{BackupInfo, BackupItem, Compression, Version};
 use stapes_core::event::{BackupRef, Event, ItemReport, RunReport, Step, Subject, Work};
 use stapes_core::id::ServiceName;
+use stapes_core::outcome::Outcome;
 use stapes_core::units::counted;
-use stapes_store::restic::tree::{FolderBackup, check_excludes};
+use stapes_store::restic::tree::{FolderBackup, check_excludes, is_excluded};
 use stapes_store::{Manifest, Options, PointInTime, Repository, SCHEMA, ServerRecord};
 
 use super::{FolderOptions, lock, watched};
@@ -48,6 +49,17 @@ impl Request {
         check_excludes(&self.options.excludes).map_err(|error| chain(&error))
     }
 
+    /// Where in the folder the repository itself lies, unless it is excluded: each backup would then
+    /// hold all earlier ones.
+    #[must_use]
+    pub fn holds(&self, repository: &Repository) -> Option<PathBuf> {
+        let folder = std::fs::canonicalize(&self.path).ok()?;
+        let place = std::fs::canonicalize(repository.label()).ok()?;
+        let inside = place.strip_prefix(folder).ok()?.to_owned();
+        let is_excluded = is_excluded(&self.options.excludes, &inside).unwrap_or_default();
+        (!is_excluded).then_some(inside)
+    }
+
     /// What it is in a repository.
     #[must_use]
     pub fn item(&self) -> BackupItem {
@@ -78,7 +90,7 @@ pub async fn run(
                     report.set_back(info.outcome, cause);
                 }
             }
-            Err(cause) => report.set_back(stapes_core::outcome::Outcome::Failed, cause),
+            Err(cause) => report.set_back(Outcome::Failed, cause),
         }
     }
     context.events.emit(Event::ItemFinished(report.clone())).await;

@@ -90,6 +90,11 @@ pub(crate) async fn run(
     let user = User::this_process("backup", Clock::System.now());
     let opened = target.open_or_init(settings, loaded.as_ref(), user, running.run()).await?;
     let repository = opened.repository.clone();
+    if let Some(inside) = request.holds(&repository) {
+        let told = format!("{} is in {}", target.label, request.path.display());
+        return Err(CommandError::usage(format!("{told}: the repository would back itself up"))
+            .with_help(format!("leave it out with --exclude /{}", inside.display())));
+    }
     running
         .end(async |state, _, context| Ok(backup::run(&request, repository, state, context).await))
         .await

@@ -68,6 +68,16 @@ pub fn check_excludes(patterns: &[String]) -> Result<()> {
     Excludes::new(patterns).map(drop)
 }
 
+/// Whether patterns leave out something below the folder, itself or with a folder that it is in.
+///
+/// # Errors
+/// `Refused` names the first that is no pattern.
+pub fn is_excluded(patterns: &[String], path: &Path) -> Result<bool> {
+    let excludes = Excludes::new(patterns)?;
+    let folders = path.ancestors().filter(|path| !path.as_os_str().is_empty());
+    Ok(folders.into_iter().any(|path| excludes.leave_out(path, true)))
+}
+
 /// Whether a name is that of one of the tags.
 pub(super) fn tags_named<'a>(
     tags: &'a [TagFile],
@@ -92,6 +102,13 @@ mod tests {
         assert!(!out("cache"), "a file is no folder");
         assert!(excludes.leave_out(Path::new("d/cache"), true));
         assert!(excludes.leave_out(Path::new(OsStr::from_bytes(b"\xff.tmp")), false));
+    }
+
+    #[test]
+    fn what_is_in_a_folder_that_is_left_out_is_left_out() {
+        let out = |pattern: &str| is_excluded(&[pattern.to_owned()], Path::new("a/b/c")).unwrap();
+        assert!(out("/a") && out("b/") && out("c") && !out("/b") && !out("d"));
+        assert!(is_excluded(&["a{b".to_owned()], Path::new("a")).is_err());
     }
 
     #[test]

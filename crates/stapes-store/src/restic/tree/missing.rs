@@ -15,10 +15,13 @@
 //! `more` counts what was left out because the list is long.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustic_core::repofile::{Metadata, Node, NodeType};
 use serde_json::{Value, json};
+
+use crate::restic::readout::shown;
 
 /// Something of one file that is not in the backup, or not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +116,11 @@ impl fmt::Display for Missing {
             Lack::Damaged => "is damaged in the repository",
             Lack::Unwritable => "could not be written",
         };
-        write!(out, "{} {what}: {}", self.path.display(), self.why)
+        // A name may hold what would end a line.
+        match self.path.as_os_str().as_bytes() {
+            b"" => write!(out, "the folder itself {what}: {}", self.why),
+            path => write!(out, "{} {what}: {}", shown(path), self.why),
+        }
     }
 }
 
@@ -121,7 +128,6 @@ impl fmt::Display for Missing {
 mod tests {
     use super::*;
     use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt as _;
 
     #[test]
     fn a_stored_list_is_read_back_whatever_the_names() {
@@ -131,6 +137,13 @@ mod tests {
         let text = to_json(&list).to_string();
         let read = from_json(&serde_json::from_str(&text).unwrap()).unwrap();
         assert_eq!(read, (list, 0));
+    }
+
+    #[test]
+    fn a_sentence_is_one_line_whatever_the_name() {
+        let told = |path: &str| Missing::new(path, Lack::Changed, "so").to_string();
+        assert_eq!(told("a\nb"), "a\\nb changed while it was read: so");
+        assert_eq!(told(""), "the folder itself changed while it was read: so");
     }
 
     #[test]

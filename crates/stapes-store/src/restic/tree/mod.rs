@@ -23,7 +23,7 @@ mod snapshot;
 
 pub use backup::{BackupOptions, FolderBackup, backup_directory};
 pub use builder::{Body, Built, Origin, Totals, TreeBuilder};
-pub use excludes::{TagFile, check_excludes};
+pub use excludes::{TagFile, check_excludes, is_excluded};
 pub use missing::{Lack, Missing};
 pub use parent::{Before, Matching, Parent, read_tree};
 pub use progress::Progress;
