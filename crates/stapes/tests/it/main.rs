@@ -105,6 +105,12 @@ mod rig;
 #[cfg(test)]
 mod selection;
 #[cfg(test)]
+mod services;
+#[cfg(test)]
+mod services_cut;
+#[cfg(test)]
+mod services_lab;
+#[cfg(test)]
 mod shelf;
 #[cfg(test)]
 mod turnstile;
