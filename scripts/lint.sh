@@ -18,7 +18,7 @@ check() {
 
 scripts() {
   if ! command -v shellcheck >/dev/null; then scripts/setup.sh --lint || return; fi
-  shellcheck --severity=style -- .ci/run demo/*.sh scripts/*.sh crates/stapes-testing/lab/*.sh
+  shellcheck --severity=style -- .ci/run demo/*.sh scripts/*.sh scripts/bench/*.sh crates/stapes-testing/lab/*.sh
 }
 
 dependencies() {

@@ -210,14 +210,7 @@ impl Lock {
         // If it panicked, the file is to be removed all the same.
         let _ended = refresher.join();
         let ids = std::mem::take(&mut self.held.state().ids);
-        let repository = &self.held.repository;
-        let removing = || ids.iter().map(|id| remove(repository, id)).fold(Ok(()), Result::and);
-        // A lock is dropped wherever its holder happens to be, also among asynchronous tasks, where
-        // clients of HTTP servers refuse to wait.
-        thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, removing) {
-            Ok(remover) => remover.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            Err(error) => Err(Error::file("start a thread for", "removing a lock".as_ref())(error)),
-        })
+        ids.iter().map(|id| remove(&self.held.repository, id)).fold(Ok(()), Result::and)
     }
 }
 

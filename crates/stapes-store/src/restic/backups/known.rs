@@ -55,8 +55,9 @@ impl Known {
         let listed = repository.list(FileKind::Snapshot)?;
         let present: HashSet<Id> = listed.iter().map(|(id, _)| *id).collect();
         self.files.retain(|id, _| present.contains(id));
-        let new: Vec<Id> = present.into_iter().filter(|id| !self.files.contains_key(id)).collect();
-        let read = |id: Id| match repository.snapshot(&id.into()) {
+        let is_new = |(id, _): &(Id, u64)| !self.files.contains_key(id);
+        let new: Vec<(Id, u64)> = listed.into_iter().filter(is_new).collect();
+        let read = |(id, size): (Id, u64)| match repository.snapshot_sized(&id, size) {
             Ok(snapshot) => Ok(Some((id, Ok(Arc::new(Entry::of(snapshot)))))),
             // Somebody has removed it meanwhile.
             Err(Error::NotFound { .. }) => Ok(None),
