@@ -151,10 +151,30 @@ impl Repository {
     /// # Errors
     /// `Damaged` with the file's name if one cannot be read; if the storage fails.
     pub fn load_index(&self) -> Result<Index> {
+        self.load_index_as(|file| file.map(Some))
+    }
+
+    /// Reads the index files that can be read, for those that only read: what another one names cannot
+    /// be had, and everything else can.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub fn load_index_to_read(&self) -> Result<Index> {
+        self.load_index_as(|file| match judged(file)? {
+            Judged::Whole(file) => Ok(Some(file)),
+            Judged::Damaged(_) | Judged::Missing => Ok(None),
+        })
+    }
+
+    fn load_index_as(
+        &self,
+        judge: impl Fn(Result<IndexFile>) -> Result<Option<IndexFile>> + Sync,
+    ) -> Result<Index> {
         let builder = Mutex::new(IndexBuilder::default());
         parallel::map(self.list(FileKind::Index)?, |(id, size)| {
-            let file = self.load_index_file(&id.into(), size)?;
-            builder.lock().unwrap_or_else(PoisonError::into_inner).add(&file.packs);
+            if let Some(file) = judge(self.load_index_file(&id.into(), size))? {
+                builder.lock().unwrap_or_else(PoisonError::into_inner).add(&file.packs);
+            }
             Ok(())
         })?;
         Ok(builder.into_inner().unwrap_or_else(PoisonError::into_inner).build())
