@@ -48,6 +48,19 @@ impl Lock {
             Self::Restic(_) => None,
         }
     }
+
+    /// The lock as the restic format has it.
+    ///
+    /// # Errors
+    /// `Refused` if it is of a directory.
+    pub fn restic(&self) -> Result<&Arc<lock::Lock>> {
+        match self {
+            Self::Restic(lock) => Ok(lock),
+            Self::Dir(_) => {
+                Err(Error::refused("work on a restic repository", "the lock is of another one"))
+            }
+        }
+    }
 }
 
 impl Repository {

@@ -23,7 +23,8 @@ pub(super) async fn open(place: &ResticPlace, opener: &Opener<'_>, purpose: Use)
     let opened = blocking(move || {
         let storage = storage::open(&location, &access, RetryOptions::default())?;
         let repository = Repository::open(storage, password.expose_secret().as_bytes())?;
-        let backups = Arc::new(Backups::new(Arc::new(repository), &scratch));
+        let backups = Backups::new(Arc::new(repository), &scratch).remembering(&scratch);
+        let backups = Arc::new(backups);
         let (lock, warning) = lock(&backups, &purpose)?;
         let repository = Arc::new(Any::Restic(backups));
         Ok(Opened { repository, is_new: false, warning, lock, _entry: None })

@@ -11,7 +11,7 @@
 mod checksums;
 mod escape;
 mod file_writer;
-mod files;
+pub(crate) mod files;
 mod list;
 mod lock;
 mod new_backup;

@@ -20,3 +20,6 @@ pub mod snapshots;
 #[cfg(test)]
 mod testing;
 pub mod tree;
+
+pub use rustic_core::Id;
+pub use rustic_core::repofile::SnapshotId;

@@ -16,14 +16,16 @@
 mod known;
 mod names;
 mod stored;
+mod verified;
 mod writing;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use rustic_core::repofile::{BlobType, SnapshotFile};
-use stapes_core::backup::{BackupInfo, BackupItem, Layout, Version};
+use rustic_core::Id;
+use rustic_core::repofile::{BlobType, SnapshotFile, SnapshotId};
+use stapes_core::backup::{BackupInfo, BackupItem, Layout, Verification, Version};
 use stapes_core::outcome::Outcome;
 
 pub use stored::StoredBackup;
@@ -31,6 +33,8 @@ pub use writing::{ArchiveWriter, FileWriter, FolderOptions, NewBackup};
 
 use self::known::{Entry, Known};
 use self::names::Named;
+use self::verified::Verified;
+use super::files::FileKind;
 use super::index::Index;
 use super::ingest::Ingest;
 use super::lock::{Lock, LockKind};
@@ -61,6 +65,8 @@ pub struct Backups {
     /// For what does not fit into memory while a backup is made.
     scratch: PathBuf,
     known: Mutex<Known>,
+    /// What verifications have found, where that is remembered.
+    verified: Option<Verified>,
     /// Ends what is being written.
     cancel: Arc<AtomicBool>,
     state: Mutex<State>,
@@ -89,7 +95,40 @@ impl Backups {
     pub fn new(repository: Arc<Repository>, scratch: &Path) -> Self {
         let scratch = scratch.to_owned();
         let cancel = Arc::default();
-        Self { repository, scratch, known: Mutex::default(), cancel, state: Mutex::default() }
+        let (known, state) = (Mutex::default(), Mutex::default());
+        Self { repository, scratch, known, verified: None, cancel, state }
+    }
+
+    /// Remembers below a state directory what verifications find, so that listings show it.
+    #[must_use]
+    pub fn remembering(mut self, state_dir: &Path) -> Self {
+        let id = self.repository.config().id;
+        self.verified = Some(Verified::new(state_dir, id.to_hex().as_str()));
+        self
+    }
+
+    /// How many checks of this machine have read a part of the data, so that the next one reads another.
+    #[must_use]
+    pub fn parts_read(&self) -> u64 {
+        self.verified.as_ref().map_or(0, Verified::parts_read)
+    }
+
+    /// Remembers what a verification has found; nothing is done where that was not asked for.
+    /// `read_a_part` counts it among those that [`Backups::parts_read`] tells.
+    ///
+    /// # Errors
+    /// Those of the file system of the state directory; if the snapshots cannot be listed.
+    pub fn record_verifications(
+        &self,
+        found: Vec<(SnapshotId, Verification)>,
+        read_a_part: bool,
+    ) -> Result<()> {
+        let Some(verified) = &self.verified else { return Ok(()) };
+        let listed = self.repository.list(FileKind::Snapshot)?;
+        let name = |id: &Id| id.to_hex().as_str().to_owned();
+        let present = listed.iter().map(|(id, _)| name(id)).collect();
+        let found = found.into_iter().map(|(id, verification)| (name(&id), verification));
+        verified.record(found, &present, read_a_part)
     }
 
     /// The repository itself.
@@ -226,7 +265,7 @@ impl Backups {
         let index = match state.index.as_ref().filter(has) {
             Some(loaded) => Arc::clone(&loaded.index),
             None => {
-                let index = Arc::new(self.repository.load_index()?);
+                let index = Arc::new(self.repository.load_index_to_read()?);
                 // The other one goes on being added to.
                 if state.index.as_ref().is_none_or(|loaded| !loaded.to_add) {
                     state.index = Some(Loaded { index: Arc::clone(&index), to_add: false });
@@ -252,7 +291,7 @@ impl Backups {
             content_bytes: summary.map(|summary| summary.total_bytes_processed),
             layout: Layout::Stapes,
             driver: named.driver,
-            verified: None,
+            verified: self.verified.as_ref().and_then(|all| all.of(snapshot.id.to_hex().as_str())),
         }
     }
 

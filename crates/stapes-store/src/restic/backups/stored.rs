@@ -179,19 +179,24 @@ impl StoredBackup {
         Ok(Blocks { queue, block: io::Cursor::new(Vec::new()), ended: false })
     }
 
+    /// Looks whether the tree has the files that the manifest lists, and nothing else of it: for those
+    /// that have checked the repository as a whole; what is wrong, one sentence each.
+    #[must_use]
+    pub fn check_files(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for record in &self.manifest.files {
+            let is_export = record.sha256.is_empty() && is_archive(&record.name);
+            let name = if is_export { EXPORT } else { record.name.as_str() };
+            push(&mut problems, self.node(name).map(drop));
+        }
+        problems
+    }
+
     /// Looks whether everything that the manifest lists is there, without reading data; what is wrong,
     /// one sentence each.
     #[must_use]
     pub fn check_structure(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        for record in &self.manifest.files {
-            let name = if record.sha256.is_empty() && is_archive(&record.name) {
-                EXPORT
-            } else {
-                record.name.as_str()
-            };
-            problems.extend(self.node(name).err().map(|error| sentence(&error)));
-        }
+        let mut problems = self.check_files();
         for found in Walk::new(&self.reading, self.snapshot.tree) {
             let looked = found.and_then(|found| {
                 let ids = found.node.content.unwrap_or_default();
