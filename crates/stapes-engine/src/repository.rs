@@ -13,6 +13,7 @@ use stapes_core::backup::{BackupInfo, BackupItem, BackupKind};
 use stapes_core::id::RunId;
 use stapes_core::place::Place;
 use stapes_store::{Filter, Lock, Repository};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::error::Result;
 use crate::secret::Environment;
@@ -32,6 +33,21 @@ pub struct Opened {
     pub lock: Option<Arc<Lock>>,
     /// Goes before the lock does, so that nobody else's is taken away.
     _entry: Option<users::Entry>,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        drop(self._entry.take());
+        let Some(lock) = self.lock.take() else { return };
+        // The file of a lock may lie on a server, and no thread of the runtime may wait for that.
+        let is_waited_for = Handle::try_current()
+            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if is_waited_for {
+            tokio::task::block_in_place(|| drop(lock));
+        } else {
+            drop(lock);
+        }
+    }
 }
 
 /// How a repository is going to be used, and by whom.
