@@ -80,6 +80,19 @@ pub enum Event {
         /// Why it failed, if it did.
         error: Option<String>,
     },
+    /// Work on a repository as a whole goes on. Figures may come out of order.
+    RepositoryProgress {
+        /// What is done.
+        stage: Stage,
+        /// How many of the things that the stage counts are done.
+        done: u64,
+        /// How many there are.
+        total: u64,
+        /// Bytes of them that are done.
+        bytes: u64,
+        /// Bytes that they have; 0 where only things are counted.
+        total_bytes: u64,
+    },
     /// An item is done for this run.
     ItemFinished(ItemReport),
     /// A notification could not be sent. It does not change the outcome.
@@ -93,11 +106,37 @@ pub enum Event {
     RunFinished(RunReport),
 }
 
-/// What a report is about: an item, or a name that turned out to be none.
+/// What is done to a repository as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Packs are read and compared with what they should be.
+    ReadingPacks,
+    /// The folders of backups are looked through; counted in backups.
+    ReadingFolders,
+    /// What is needed of packs is copied into new ones.
+    CopyingPacks,
+    /// Files that nothing needs are removed.
+    RemovingFiles,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::ReadingPacks => "reading packs",
+            Self::ReadingFolders => "reading folders",
+            Self::CopyingPacks => "copying packs",
+            Self::RemovingFiles => "removing files",
+        })
+    }
+}
+
+/// What a report is about: an item, the repository, or a name that turned out to be none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// An item of the source, or of a repository.
     Item(BackupItem),
+    /// What belongs to all backups of a repository, or to none.
+    Repository,
     /// A name that nothing has.
     Missing(String),
 }
@@ -112,6 +151,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Item(item) => item.fmt(f),
+            Self::Repository => f.write_str("the repository"),
             Self::Missing(label) => f.write_str(label),
         }
     }

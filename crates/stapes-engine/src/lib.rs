@@ -20,6 +20,7 @@ pub mod journal;
 mod limits;
 pub mod listing;
 pub mod lock;
+mod maintenance;
 pub mod notify;
 pub mod onboard;
 pub mod prune;

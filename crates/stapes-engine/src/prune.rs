@@ -2,10 +2,13 @@
 //!
 //! [`prepare`] decides and changes nothing; [`run`] removes what was confirmed, under the exclusive
 //! lock that its caller holds, and only as far as the same decision on the present facts says so
-//! again. Which backups go is decided in `stapes-core`, how one is removed in `stapes-store`.
+//! again. Which backups go is decided in `stapes-core`, how one is removed in `stapes-store`. In a
+//! repository of the restic format the data of removed backups goes afterwards (`data.rs`).
 //!
 //! What remains if the machine dies: a backup is listed whole or not at all; the files of the one
 //! that was being removed stay in the folder of unfinished things until the next run sweeps it.
+
+mod data;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +30,8 @@ use crate::lock::Locks;
 use crate::run::{RunContext, is_dead};
 use crate::steps::step;
 
+pub use data::{DataPlan, plan as plan_data};
+
 /// What is to be thinned, and what is to stay.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -40,6 +45,8 @@ pub struct Request {
     pub now: Timestamp,
     /// The zone of calendar rules.
     pub zone: TimeZone,
+    /// Whether data that no backup needs stays where backups share it: in the restic format.
+    pub keep_data: bool,
 }
 
 /// What thinning would do, with all reasons.
@@ -104,15 +111,28 @@ pub async fn run(
     context: &RunContext,
 ) -> Result<RunReport> {
     let began = Instant::now();
-    // Nothing else happens in this process meanwhile that it could hold up.
-    let present = prepare(&repository, request)?;
+    let present = {
+        let (repository, request) = (repository.clone(), request.clone());
+        let reading = tokio::task::spawn_blocking(move || prepare(&repository, &request));
+        reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?
+    };
     let removals = removals(confirmed, &present);
     let work = Work::Command("prune");
-    context.events.emit(Event::RunStarted { work: work.clone(), items: removals.len() }).await;
+    let backups = match &*repository {
+        Repository::Restic(backups) if !request.keep_data => Some(backups),
+        _ => None,
+    };
+    let count = removals.len() + usize::from(backups.is_some());
+    context.events.emit(Event::RunStarted { work: work.clone(), items: count }).await;
     sweep(&repository, machine, locks, context).await;
     let mut items = Vec::new();
     for removal in removals {
         let report = thin(removal, &repository, &lock, context).await;
+        context.events.emit(Event::ItemFinished(report.clone())).await;
+        items.push(report);
+    }
+    if let Some(backups) = backups {
+        let report = data::remove(backups, &lock, context).await;
         context.events.emit(Event::ItemFinished(report.clone())).await;
         items.push(report);
     }

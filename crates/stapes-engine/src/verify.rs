@@ -2,11 +2,13 @@
 //!
 //! [`prepare`] chooses, [`run`] reads: several items at a time, the backups of one item one after the
 //! other. What was read whole is recorded beside the backup, where a listing shows it; how a backup
-//! is read is `read.rs`'s business. Nothing is repaired or removed.
+//! is read is `read.rs`'s business. Repositories of the restic format are checked as a whole, by
+//! `restic.rs`. Nothing is repaired or removed.
 //!
 //! What remains if the machine dies: the results of the backups that were finished.
 
 mod read;
+mod restic;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -66,7 +68,7 @@ impl Share {
 }
 
 /// What a run is going to do.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Prepared {
     /// Names of which nothing can be verified.
     pub problems: Vec<NameProblem>,
@@ -76,6 +78,7 @@ pub struct Prepared {
     strange: Vec<String>,
     /// The backups of each item, newest first.
     groups: Vec<Vec<Planned>>,
+    share: Share,
     parallel: usize,
 }
 
@@ -110,6 +113,7 @@ pub fn prepare(repository: &Repository, request: &Request) -> Result<Prepared> {
         remarks: listed.remarks,
         strange: listed.strange,
         groups: planned(listed.backups, request.share),
+        share: request.share,
         parallel: request.parallel.max(1),
     })
 }
@@ -179,9 +183,18 @@ pub async fn run(
     for remark in prepared.remarks {
         context.events.remark(None, remark).await;
     }
-    let mut items = unverifiable(prepared.problems, prepared.strange);
+    let (strange, apart) = match &*repository {
+        Repository::Dir(_) => (prepared.strange, Vec::new()),
+        Repository::Restic(_) => (Vec::new(), prepared.strange),
+    };
+    let mut items = unverifiable(prepared.problems, strange);
     for report in &items {
         context.events.emit(Event::ItemFinished(report.clone())).await;
+    }
+    if let Repository::Restic(backups) = &*repository {
+        let verifying = restic::verify(backups, prepared.groups, prepared.share, apart, context);
+        items.extend(Box::pin(verifying).await);
+        return context.finish(work, items, began).await;
     }
     let shared = Shared { repository, context, told: AtomicBool::new(false) };
     let mut verified: Vec<(BackupItem, Vec<ItemReport>)> = stream::iter(prepared.groups)
@@ -249,15 +262,19 @@ async fn verify(shared: &Shared<'_>, planned: Planned) -> ItemReport {
     if problems.is_empty() && !whole {
         problems.extend(known(&info));
     }
-    report.result = Some(match (problems.is_empty(), whole) {
-        (false, _) => "damaged",
-        (true, true) => "sound",
-        (true, false) => "structure sound",
-    });
+    report.result = Some(result_word(&problems, whole));
     for problem in problems {
         report.set_back(Outcome::Incomplete, format!("backup {version}: {problem}"));
     }
     report
+}
+
+fn result_word(problems: &[String], whole: bool) -> &'static str {
+    match (problems.is_empty(), whole) {
+        (false, _) => "damaged",
+        (true, true) => "sound",
+        (true, false) => "structure sound",
+    }
 }
 
 /// What the last verification found, for a backup whose data is not read this time.

@@ -6,10 +6,14 @@ use std::path::Path;
 use clap::Args;
 use jiff::tz::TimeZone;
 use stapes_core::config::problem::Problem;
+use stapes_core::place::Place;
 use stapes_core::retention::Policy;
+use stapes_engine::ErrorKind;
 use stapes_engine::clock::Clock;
-use stapes_engine::prune::{self, Prepared, Request};
+use stapes_engine::prune::{self, DataPlan, Prepared, Request};
 use stapes_engine::repository::{Use, User};
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
 
 use super::resource::Resource;
 use crate::args::Format;
@@ -26,11 +30,15 @@ use crate::settings::{LoadedConfig, Settings};
 ///
 /// Shows every backup with its verdict and asks before it removes any. The newest complete backup of
 /// an item always stays, and so does one that is damaged, until somebody has looked at it.
+///
+/// In a restic repository backups share their data. What no snapshot of anybody needs any more is
+/// removed at the end, also if no backup goes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stapes prune --keep 7 --target nas --dry-run
   stapes prune instances web1 --policy daily=7,weekly=4,monthly=12 --target nas
   stapes prune --target nas                           what `keep:` of the repository says
+  stapes prune --keep 7 --target restic:/mnt/vault --keep-data
 
 `stapes policy explain` shows what a policy would keep of given points in time.")]
 pub(crate) struct PruneArgs {
@@ -46,6 +54,10 @@ pub(crate) struct PruneArgs {
     /// Show what would go and why the rest stays, and change nothing
     #[arg(long, global = true)]
     dry_run: bool,
+    /// Leave the data of a restic repository as it is: until the next prune without this option,
+    /// `restic recover` finds removed backups again
+    #[arg(long, global = true)]
+    keep_data: bool,
     #[command(flatten)]
     places: PlaceArgs,
 }
@@ -83,6 +95,7 @@ impl PruneArgs {
             policy,
             now: Clock::System.now(),
             zone: loaded.map_or(TimeZone::UTC, |loaded| loaded.config.timezone.clone()),
+            keep_data: self.keep_data,
         })
     }
 }
@@ -100,25 +113,32 @@ fn parsed(text: &str) -> Result<Policy, CommandError> {
 pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, CommandError> {
     let loaded = settings.load_config_if_any()?;
     let target = args.places.repository(settings, loaded.as_ref())?;
+    let is_shared = matches!(target.place, Place::Restic(_));
+    if args.keep_data && !is_shared {
+        let text =
+            format!("--keep-data: {} is a directory, where a backup is its files", target.label);
+        return Err(CommandError::usage(text).with_help("leave it out; nothing was changed"));
+    }
     let request = args.request(args.policy(&target)?, loaded.as_ref())?;
+    let cancel = interrupt::token();
     if args.dry_run {
-        let opened = target.open(settings, loaded.as_ref(), Use::Look).await?;
-        let prepared = prune::prepare(&opened.repository, &request)?;
-        return show(&prepared, &request, &target, settings);
+        return dry_run(&request, &target, settings, loaded.as_ref(), &cancel).await;
     }
     let alone = || Use::Alone(User::this_process("prune", Clock::System.now()));
-    let cancel = interrupt::token();
     let prepared = {
         // Nobody is asked about what cannot be done now, and nobody is kept out while people think.
         let opened = target.open(settings, loaded.as_ref(), alone()).await?;
-        prune::prepare(&opened.repository, &request)?
+        block_in_place(|| prune::prepare(&opened.repository, &request))?
     };
     check(&prepared)?;
     tell(&prepared, settings);
     if !settings.quiet && settings.format != Format::Json {
         output::error_part(&thinning::table(&prepared, &request.policy));
     }
-    let removed = thinning::consequences(&prepared);
+    let mut removed = thinning::consequences(&prepared);
+    if is_shared && !args.keep_data {
+        removed.push(thinning::DATA_GOES.to_owned());
+    }
     confirm_in_run(removed, "Remove them?", settings.yes, &cancel).await?;
     let opened = target.open(settings, loaded.as_ref(), alone()).await?;
     if let Some(warning) = &opened.warning {
@@ -140,17 +160,51 @@ pub(crate) async fn run(args: &PruneArgs, settings: &Settings) -> Result<Exit, C
         .await
 }
 
+/// Shows what would be done. The data of a restic repository is looked at under a lock, if there can be
+/// one: whoever may only read is told about the backups.
+async fn dry_run(
+    request: &Request,
+    target: &RepositoryPlace,
+    settings: &Settings,
+    loaded: Option<&LoadedConfig>,
+    cancel: &CancellationToken,
+) -> Result<Exit, CommandError> {
+    let is_shared = matches!(target.place, Place::Restic(_));
+    let purpose = if is_shared && !request.keep_data {
+        Use::Shared(User::this_process("prune", Clock::System.now()))
+    } else {
+        Use::Look
+    };
+    let opened = target.open(settings, loaded, purpose).await?;
+    let prepared = block_in_place(|| prune::prepare(&opened.repository, request))?;
+    let data = match &opened.lock {
+        Some(lock) => prune::plan_data(&prepared, &opened.repository, lock, cancel).await,
+        None => Ok(None),
+    };
+    let data = match data {
+        Ok(data) => data,
+        Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error.into()),
+        Err(error) => {
+            let why = stapes_engine::chain(&error);
+            output::error_line(&format!("warning: no data would be removed: {why}"));
+            None
+        }
+    };
+    show(&prepared, data.as_ref(), request, target, settings)
+}
+
 /// Prints the plan as the result; names that nothing has make it fail.
 fn show(
     prepared: &Prepared,
+    data: Option<&DataPlan>,
     request: &Request,
     target: &RepositoryPlace,
     settings: &Settings,
 ) -> Result<Exit, CommandError> {
     let text = output::listing::text(
         settings.format,
-        || thinning::document(prepared, &target.label, &request.policy, request.now),
-        || thinning::table(prepared, &request.policy),
+        || thinning::document(prepared, data, &target.label, &request.policy, request.now),
+        || thinning::table(prepared, &request.policy) + &thinning::data_line(data),
     )?;
     output::result(&text);
     tell(prepared, settings);

@@ -5,6 +5,7 @@ use stapes_core::backup::Version;
 use stapes_engine::clock::Clock;
 use stapes_engine::repository::{Use, User};
 use stapes_engine::verify::{self, Request, Share};
+use tokio::task::block_in_place;
 
 use super::resource::Resource;
 use crate::exit::Exit;
@@ -19,6 +20,9 @@ use crate::settings::Settings;
 ///
 /// Compares every byte with its checksums and reads each archive to its end. The result is kept
 /// beside the backup, where `stapes list` shows it. Nothing is repaired or removed.
+///
+/// A restic repository is checked as a whole, because its backups share their data: index, folders of
+/// all snapshots, and the content of its packs. Its results are kept in the state directory.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stapes verify --target nas                          everything
@@ -34,7 +38,8 @@ pub(crate) struct VerifyArgs {
     #[arg(long, global = true, value_name = "TS")]
     version: Option<String>,
     /// Read the data of this share of the backups, those first that were not read for longest, and
-    /// look only at the structure of the others
+    /// look only at the structure of the others; of a restic repository this share of its packs, another
+    /// one each time
     #[arg(long, global = true, value_name = "N%", num_args = 0..=1, require_equals = true,
           default_value = "100%", default_missing_value = "100%", value_parser = share)]
     read_data: Share,
@@ -73,7 +78,7 @@ pub(crate) async fn run(args: &VerifyArgs, settings: &Settings) -> Result<Exit, 
     if let Some(warning) = &opened.warning {
         output::error_line(&format!("warning: {warning}"));
     }
-    let prepared = verify::prepare(&opened.repository, &request)?;
+    let prepared = block_in_place(|| verify::prepare(&opened.repository, &request))?;
     backup_plan::refuse_unclear_names(&prepared.problems)?;
     let cancel = interrupt::token();
     let server = args.places.server_if_any(settings, loaded.as_ref());

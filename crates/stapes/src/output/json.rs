@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 use stapes_core::backup::BackupItem;
-use stapes_core::event::{Envelope, Event, ItemReport, RunReport, Step, Subject, Work};
+use stapes_core::event::{Envelope, Event, ItemReport, RunReport, Stage, Step, Subject, Work};
 use stapes_core::item::ItemId;
 use stapes_engine::events::Consumer;
 
@@ -63,6 +63,11 @@ fn event_json(event: &Event, is_job: bool) -> (&'static str, Value) {
             json!({ "item": backup_item_json(item), "step": step_json(step),
                     "seconds": elapsed.as_secs_f64(), "bytes": bytes, "error": error }),
         ),
+        Event::RepositoryProgress { stage, done, total, bytes, total_bytes } => (
+            "repository-progress",
+            json!({ "stage": stage_name(*stage), "done": done, "total": total, "bytes": bytes,
+                    "total_bytes": total_bytes }),
+        ),
         Event::ItemFinished(report) => ("item-finished", report_json(report, is_job)),
         Event::NotificationFailed { service, cause } => {
             ("notification-failed", json!({ "service": service, "cause": cause }))
@@ -108,7 +113,17 @@ fn work_json(work: &Work) -> Map<String, Value> {
 fn subject_json(subject: &Subject) -> Value {
     match subject {
         Subject::Item(item) => backup_item_json(item),
+        Subject::Repository => json!({ "kind": "repository" }),
         Subject::Missing(label) => json!({ "missing": label }),
+    }
+}
+
+fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::ReadingPacks => "read-packs",
+        Stage::ReadingFolders => "read-folders",
+        Stage::CopyingPacks => "copy-packs",
+        Stage::RemovingFiles => "remove-files",
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use stapes_core::backup::prune::{BackupVerdict, ItemThinning};
 use stapes_core::retention::Policy;
 use stapes_core::units::{ByteSize, counted};
-use stapes_engine::prune::Prepared;
+use stapes_engine::prune::{DataPlan, Prepared};
 
 use super::columns::{self, printable};
 use super::json::backup_item_json;
@@ -74,9 +74,36 @@ pub(crate) fn consequences(prepared: &Prepared) -> Vec<String> {
     prepared.plan.iter().filter_map(line).collect()
 }
 
+/// What a question says of the data that backups share.
+pub(crate) const DATA_GOES: &str = "removes the data that no snapshot needs any more; what was removed from \
+                                    the list before cannot be recovered then";
+
+/// What is done with the data that backups share; nothing where that is not known.
+pub(crate) fn data_line(data: Option<&DataPlan>) -> String {
+    let Some(data) = data else { return String::new() };
+    let mut line = format!("data: {} would be set free", ByteSize(data.freed_bytes));
+    if data.copied_bytes > 0 {
+        // Writing to a string cannot fail.
+        let _ = write!(line, ", {} copied for that", ByteSize(data.copied_bytes));
+    }
+    let _ = writeln!(line, ", {} stay", ByteSize(data.kept_bytes));
+    line
+}
+
+fn data_json(data: &DataPlan) -> Value {
+    json!({
+        "freed_bytes": data.freed_bytes,
+        "copied_bytes": data.copied_bytes,
+        "removed_packs": data.removed_packs,
+        "unused_bytes": data.unused_bytes,
+        "kept_bytes": data.kept_bytes,
+    })
+}
+
 /// The plan for programs.
 pub(crate) fn document(
     prepared: &Prepared,
+    data: Option<&DataPlan>,
     repository: &str,
     policy: &Policy,
     now: Timestamp,
@@ -89,6 +116,7 @@ pub(crate) fn document(
         "now": now.to_string(),
         "items": items,
         "freed_bytes": freed(prepared),
+        "data": data.map(data_json),
         "problems": problems_json(&prepared.problems),
         "remarks": prepared.remarks,
         "strange": prepared.strange,

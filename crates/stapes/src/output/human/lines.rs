@@ -35,6 +35,7 @@ pub(super) fn line(event: &Event) -> Option<String> {
         }
         Event::StepStarted { .. }
         | Event::StepProgress { .. }
+        | Event::RepositoryProgress { .. }
         | Event::ItemFinished(_)
         | Event::RunFinished(_) => None,
     }

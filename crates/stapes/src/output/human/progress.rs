@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use stapes_core::backup::BackupItem;
-use stapes_core::event::{Envelope, Event, Phase, Step};
+use stapes_core::event::{Envelope, Event, Phase, Stage, Step};
 use stapes_core::units::Elapsed;
 use stapes_engine::events::Consumer;
 
@@ -18,6 +18,8 @@ pub(super) struct Progress {
     /// Whose part of the phase is done: several targets are several steps, and one item.
     done: HashSet<BackupItem>,
     steps: HashMap<(BackupItem, Step), ProgressBar>,
+    /// The stage of the work on the repository as a whole.
+    stage: Option<(Stage, ProgressBar)>,
 }
 
 /// Often enough to look alive, seldom enough for a slow line.
@@ -32,6 +34,7 @@ impl Progress {
             items: 0,
             done: HashSet::new(),
             steps: HashMap::new(),
+            stage: None,
         }
     }
 
@@ -92,6 +95,35 @@ impl Progress {
         }
     }
 
+    /// Shows how far a stage is; one that is done goes, whatever comes after it.
+    fn stage(&mut self, stage: Stage, things: (u64, u64), bytes: (u64, u64)) {
+        let (done, total) = if bytes.1 > 0 { bytes } else { things };
+        if things.0 >= things.1 {
+            return self.end_stage();
+        }
+        let is_another = self.stage.as_ref().is_none_or(|(shown, _)| *shown != stage);
+        if is_another {
+            self.end_stage();
+            let bar = self.bars.add(ProgressBar::new(total));
+            bar.set_style(style(if bytes.1 > 0 {
+                "{msg} {wide_bar:.dim} {bytes}/{total_bytes}  {binary_bytes_per_sec}"
+            } else {
+                "{msg} {wide_bar:.dim} {pos}/{len}"
+            }));
+            bar.set_message(stage.to_string());
+            self.stage = Some((stage, bar));
+        }
+        if let Some((_, bar)) = &self.stage {
+            bar.set_position(done);
+        }
+    }
+
+    fn end_stage(&mut self) {
+        if let Some((_, bar)) = self.stage.take() {
+            bar.finish_and_clear();
+        }
+    }
+
     fn say(&self, text: &str) {
         // A terminal that cannot be written to has nobody to read this.
         drop(self.bars.println(text));
@@ -137,8 +169,14 @@ impl Consumer for Progress {
                     self.say(&line);
                 }
             }
+            Event::RepositoryProgress { stage, done, total, bytes, total_bytes } => {
+                self.stage(*stage, (*done, *total), (*bytes, *total_bytes));
+            }
             Event::ItemFinished(_) => {}
-            Event::RunFinished(_) => self.end_phase(),
+            Event::RunFinished(_) => {
+                self.end_stage();
+                self.end_phase();
+            }
         }
     }
 }
