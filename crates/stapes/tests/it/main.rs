@@ -69,11 +69,15 @@ mod replica;
 #[cfg(test)]
 mod restic_lab;
 #[cfg(test)]
+mod restic_prune;
+#[cfg(test)]
 mod restic_recover;
 #[cfg(test)]
 mod restic_shelf;
 #[cfg(test)]
 mod restic_storages;
+#[cfg(test)]
+mod restic_verify;
 #[cfg(test)]
 mod restore_archive;
 #[cfg(test)]

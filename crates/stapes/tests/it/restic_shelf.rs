@@ -1,6 +1,7 @@
 //! [`ResticShelf`]: a repository of the restic format made with the store's own hands, with the binary
 //! and stock restic beside it. No server.
 
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,7 +18,8 @@ use tempfile::TempDir;
 use crate::lab::{Ran, binary, run};
 use crate::shelf::{INDEX, at, instance, manifest, tar};
 
-const PASSWORD: &str = "open sesame";
+/// What opens it.
+pub(crate) const PASSWORD: &str = "open sesame";
 
 /// A repository in a directory of its own.
 pub(crate) struct ResticShelf {
@@ -138,16 +140,7 @@ impl ResticShelf {
 
     /// The files of one kind (`data`, `index`, `snapshots`, `locks`, `keys`), by their names.
     pub(crate) fn files(&self, kind: &str) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        let mut dirs = vec![self.root().join(kind)];
-        while let Some(dir) = dirs.pop() {
-            for entry in std::fs::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() { dirs.push(path) } else { found.push(path) }
-            }
-        }
-        found.sort();
-        found
+        files_below(&self.root().join(kind))
     }
 
     /// The listing as the binary has it.
@@ -155,6 +148,20 @@ impl ResticShelf {
         let list = self.stapes(&["list", "all", "--output", "json"]).complete().json();
         list["backups"].as_array().unwrap().clone()
     }
+}
+
+/// All files below a folder, by their paths.
+pub(crate) fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { dirs.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
 }
 
 fn location(dir: &Path) -> Location {
@@ -174,9 +181,11 @@ fn add(new: &NewBackup, name: &str, content: &[u8]) {
 /// An export of a container with one file of 800 KB that cannot be compressed, not packed.
 pub(crate) fn export(seed: u64) -> Vec<u8> {
     let tree = "backup/container/";
+    // No two exports have anything in common.
+    let index = format!("{}# {seed}\n", String::from_utf8_lossy(INDEX));
     tar(&[
         ("backup/", b""),
-        ("backup/index.yaml", INDEX),
+        ("backup/index.yaml", index.as_bytes()),
         (tree, b""),
         (&format!("{tree}data"), &noise(seed, 800_000)),
     ])
