@@ -13,7 +13,6 @@ use stapes_core::backup::{BackupInfo, BackupItem, BackupKind};
 use stapes_core::id::RunId;
 use stapes_core::place::Place;
 use stapes_store::{Filter, Lock, Repository};
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::error::Result;
 use crate::secret::Environment;
@@ -29,25 +28,10 @@ pub struct Opened {
     pub is_new: bool,
     /// Why others may not be kept from removing what is being used.
     pub warning: Option<String>,
-    /// What keeps others away.
-    pub lock: Option<Arc<Lock>>,
     /// Goes before the lock does, so that nobody else's is taken away.
     _entry: Option<users::Entry>,
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        drop(self._entry.take());
-        let Some(lock) = self.lock.take() else { return };
-        // The file of a lock may lie on a server, and no thread of the runtime may wait for that.
-        let is_waited_for = Handle::try_current()
-            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-        if is_waited_for {
-            tokio::task::block_in_place(|| drop(lock));
-        } else {
-            drop(lock);
-        }
-    }
+    /// What keeps others away.
+    pub lock: Option<Arc<Lock>>,
 }
 
 /// How a repository is going to be used, and by whom.

@@ -15,6 +15,7 @@
 
 mod known;
 mod names;
+mod parts;
 mod stored;
 mod verified;
 mod writing;
@@ -28,8 +29,9 @@ use rustic_core::repofile::{BlobType, SnapshotFile, SnapshotId};
 use stapes_core::backup::{BackupInfo, BackupItem, Layout, Verification, Version};
 use stapes_core::outcome::Outcome;
 
+pub use parts::{ArchiveWriter, FileWriter};
 pub use stored::StoredBackup;
-pub use writing::{ArchiveWriter, FileWriter, FolderOptions, NewBackup};
+pub use writing::{FolderOptions, NewBackup};
 
 use self::known::{Entry, Known};
 use self::names::Named;

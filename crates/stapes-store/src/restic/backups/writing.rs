@@ -3,32 +3,31 @@
 //! What remains if the machine dies: before the snapshot is saved, packs that no snapshot needs, which
 //! the next backup uses again and a prune removes; after that, a whole backup.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rustic_core::repofile::{Metadata, Node, NodeType, SnapshotFile};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use stapes_core::backup::{BackupInfo, BackupItem, Version};
 use stapes_core::id::RunId;
 use stapes_core::outcome::Outcome;
 
 use super::names::{self, Named};
+use super::parts::{ArchiveWriter, Data, FileWriter, Parts, lock};
 use super::stored::{StoredBackup, is_archive};
 use super::{Backups, FILES, Loaded, MANIFEST};
-use crate::document::{hexadecimal, json};
+use crate::document::json;
 use crate::error::{Error, Result};
 use crate::manifest::{FileRecord, Manifest};
-use crate::restic::archive::{self, Before, RootFile, UnpackOptions, Unpacked};
+use crate::restic::archive::{Before, RootFile};
 use crate::restic::host::Host;
 use crate::restic::index::Index;
-use crate::restic::ingest::{self, Added, Ingest, IngestOptions};
+use crate::restic::ingest::{Added, Ingest, IngestOptions};
 use crate::restic::lock::Lock;
-use crate::restic::readout::Reading;
 use crate::restic::tree::missing;
 use crate::restic::tree::node::go_mode;
 use crate::restic::tree::{
@@ -55,38 +54,6 @@ pub struct NewBackup {
     begun: Timestamp,
     parent: Option<SnapshotFile>,
     parts: Arc<Mutex<Parts>>,
-}
-
-/// What is finished.
-#[derive(Debug, Default)]
-struct Parts {
-    files: BTreeMap<String, (FileRecord, ingest::Content)>,
-    data: Option<(FileRecord, Data)>,
-    excludes: Vec<String>,
-    /// Files that were begun and are not finished.
-    open: usize,
-}
-
-/// What a backup has besides its files.
-#[derive(Debug)]
-enum Data {
-    Export(Box<Unpacked>),
-    Folder(TreeBuilder),
-}
-
-impl Parts {
-    fn has(&self, name: &str) -> bool {
-        let data = self.data.as_ref().is_some_and(|(record, _)| record.name == name);
-        data || name == MANIFEST || self.files.contains_key(name)
-    }
-
-    fn records(&self) -> Vec<FileRecord> {
-        let files = self.files.values().map(|(record, _)| record);
-        let data = self.data.iter().map(|(record, _)| record);
-        let mut records: Vec<FileRecord> = files.chain(data).cloned().collect();
-        records.sort_by(|a, b| a.name.cmp(&b.name));
-        records
-    }
 }
 
 /// What of a folder is backed up, and how.
@@ -424,113 +391,8 @@ fn plain_file(time: Timestamp) -> Metadata {
     }
 }
 
-fn lock(parts: &Mutex<Parts>) -> MutexGuard<'_, Parts> {
-    parts.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Writes one file of a new backup. Dropping it unfinished gives the backup up.
-#[derive(Debug)]
-pub struct FileWriter {
-    content: Option<ingest::ContentWriter>,
-    hasher: Sha256,
-    size: u64,
-    name: String,
-    parts: Arc<Mutex<Parts>>,
-}
-
-impl FileWriter {
-    /// Its name, for messages.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Takes what was written as the whole file.
-    ///
-    /// # Errors
-    /// Why it cannot be stored.
-    pub fn finish(mut self) -> Result<FileRecord> {
-        let Some(content) = self.content.take() else {
-            return Err(Error::refused(format!("the file «{}»", self.name), "it is finished"));
-        };
-        let content = content.finish().wait()?;
-        let sha256 = hexadecimal(std::mem::take(&mut self.hasher));
-        let record = FileRecord { name: self.name.clone(), size: self.size, sha256 };
-        let mut parts = lock(&self.parts);
-        parts.files.insert(self.name.clone(), (record.clone(), content));
-        parts.open -= 1;
-        Ok(record)
-    }
-}
-
-impl Write for FileWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let content = self.content.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        let count = content.write(bytes)?;
-        self.hasher.update(bytes.get(..count).unwrap_or_default());
-        self.size += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Takes the export of an instance or volume.
-#[derive(Debug)]
-pub struct ArchiveWriter {
-    backups: Arc<Backups>,
-    ingest: Arc<Ingest>,
-    index: Arc<Index>,
-    before: Option<Before>,
-    begun: Timestamp,
-    parts: Arc<Mutex<Parts>>,
-    name: String,
-}
-
-impl ArchiveWriter {
-    /// Its name, for messages.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Reads an archive to its end and stores what is in it. The record has the length of the archive
-    /// as it came; what [`super::StoredBackup::open_file`] gives back has the same members.
-    ///
-    /// # Errors
-    /// If the archive is cut, or holds what no export may hold; if the repository fails.
-    pub fn store(self, input: &mut dyn Read) -> Result<FileRecord> {
-        let Self { backups, ingest, index, before, begun, parts, name } = self;
-        let options = UnpackOptions { before, scratch: &backups.scratch, time: begun };
-        let mut input = Counted { input, size: 0 };
-        let reading = Reading::new(Arc::clone(backups.repository()), index);
-        let unpacked = archive::unpack(&mut input, &ingest, &reading, &options, &mut |_| Ok(()))?;
-        let record = FileRecord { name, size: input.size, sha256: String::new() };
-        let mut parts = lock(&parts);
-        parts.data = Some((record.clone(), Data::Export(Box::new(unpacked))));
-        parts.open -= 1;
-        Ok(record)
-    }
-}
-
 /// When making a snapshot was begun; what has changed since may look unchanged.
 fn began(snapshot: &SnapshotFile) -> Timestamp {
     let begun = snapshot.summary.as_ref().map(|summary| summary.backup_start.timestamp());
     begun.unwrap_or_else(|| snapshot.time.timestamp())
-}
-
-/// Counts what is read.
-struct Counted<'a> {
-    input: &'a mut dyn Read,
-    size: u64,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.input.read(buffer)?;
-        self.size += count as u64;
-        Ok(count)
-    }
 }
