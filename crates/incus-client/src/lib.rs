@@ -39,6 +39,7 @@ mod wire;
 
 pub mod access;
 pub mod backups;
+pub mod files;
 pub mod images;
 pub mod instances;
 pub mod pools;

@@ -10,6 +10,8 @@ mod connecting;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod images;
 #[cfg(test)]
 mod operations;
