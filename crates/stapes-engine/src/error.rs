@@ -88,6 +88,14 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// What is looked for in a backup is not there, or cannot be shown.
+    #[error("{message}")]
+    Browse {
+        /// What, in which backup, and why not.
+        message: String,
+        /// What to do.
+        help: Option<String>,
+    },
     /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -161,6 +169,7 @@ impl Error {
         match self {
             Self::Incus { source, .. } => crate::connect::advice(source),
             Self::Onboard { help, .. } => Some(help.clone()),
+            Self::Browse { help, .. } => help.clone(),
             Self::Repository { trouble: Trouble::WasThere, .. } => Some(
                 "there was a repository here in an earlier run: is its disk mounted?".to_owned(),
             ),

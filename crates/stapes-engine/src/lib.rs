@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod browse;
 pub mod clock;
 pub mod connect;
 pub mod credentials;

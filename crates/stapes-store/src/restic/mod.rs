@@ -21,5 +21,6 @@ pub mod snapshots;
 mod testing;
 pub mod tree;
 
-pub use rustic_core::Id;
-pub use rustic_core::repofile::SnapshotId;
+/// What repositories and their trees are made of, for those who look into them.
+pub use rustic_core::repofile::{Node, NodeType, SnapshotId};
+pub use rustic_core::{Id, TreeId};
