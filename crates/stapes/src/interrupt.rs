@@ -35,6 +35,20 @@ pub(crate) fn token() -> CancellationToken {
     token
 }
 
+/// The next Ctrl-C or SIGTERM from now on, for work that simply ends then.
+pub(crate) fn signalled() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+}
+
 /// Keeps this process alive when `restic unlock` asks whether it is: restic does so by sending SIGHUP to
 /// the holder of each lock of this machine, and a program that did not expect it would die of that.
 ///

@@ -10,6 +10,7 @@ use stapes_engine::clock::Clock;
 use stapes_engine::repository::{Use, User};
 use stapes_engine::restore::{self, From, Prepared, Request};
 
+use super::restore_files::{self, FilesArgs};
 use super::restore_service::{self, ServiceArgs};
 use crate::args::{Format, WorkArgs};
 use crate::confirm::confirm_in_run;
@@ -83,6 +84,8 @@ enum WhatArgs {
     /// A directory, to where it came from or elsewhere; needs no Incus server
     #[command(visible_alias = "path")]
     Service(ServiceArgs),
+    /// Single files and folders of a backup, to this machine or into an instance
+    Files(FilesArgs),
 }
 
 #[derive(Debug, Args)]
@@ -149,7 +152,7 @@ impl OptionArgs {
     }
 
     /// An option that would have no effect is a mistake that is told.
-    fn refuse_what_directories_have_not(&self) -> Result<(), CommandError> {
+    fn refuse_what_items_have(&self, what: &str) -> Result<(), CommandError> {
         let maps = [&self.pool_maps, &self.network_maps, &self.project_maps, &self.profile_maps];
         let given = [
             ("--target-name", self.target_name.is_some()),
@@ -160,7 +163,7 @@ impl OptionArgs {
         ];
         match given.iter().find(|(_, is_given)| *is_given) {
             Some((option, _)) => {
-                Err(CommandError::usage(format!("{option} has no effect on a directory")))
+                Err(CommandError::usage(format!("{option} has no effect on {what}")))
             }
             None => Ok(()),
         }
@@ -170,6 +173,18 @@ impl OptionArgs {
         let Some(text) = &self.version else { return Ok(Which::Newest) };
         let version = text.parse::<Version>();
         version.map(Which::Version).map_err(|error| CommandError::usage(error.to_string()))
+    }
+}
+
+impl OptionArgs {
+    /// The options that make sense for files.
+    fn of_files(&self) -> Result<restore_files::Common, CommandError> {
+        self.refuse_what_items_have("files")?;
+        Ok(restore_files::Common {
+            version: super::look::version(self.version.as_deref())?,
+            replace: self.replace,
+            dry_run: self.work.dry_run,
+        })
     }
 }
 
@@ -185,8 +200,8 @@ impl RestoreArgs {
             WhatArgs::Volumes { names } => (&[BackupKind::Volume], names),
             WhatArgs::Images { names } => (&[BackupKind::Image], names),
             WhatArgs::Config { .. } => (&[BackupKind::Config], &[]),
-            // It has a run of its own.
-            WhatArgs::Service(_) => (&[], &[]),
+            // They have runs of their own.
+            WhatArgs::Service(_) | WhatArgs::Files(_) => (&[], &[]),
         };
         let wanted: Wanted = self.places.wanted(names)?;
         Ok(Request {
@@ -216,11 +231,15 @@ impl RestoreArgs {
 
 pub(crate) async fn run(args: &RestoreArgs, settings: &Settings) -> Result<Exit, CommandError> {
     if let WhatArgs::Service(service) = &args.what {
-        args.options.refuse_what_directories_have_not()?;
+        args.options.refuse_what_items_have("a directory")?;
         let (replace, dry_run) = (args.options.replace, args.options.work.dry_run);
         let (places, which) = (&args.places, args.options.which()?);
         let common = restore_service::Common { places, which, replace, dry_run };
         return restore_service::run(service, common, settings).await;
+    }
+    if let WhatArgs::Files(files) = &args.what {
+        let common = args.options.of_files()?;
+        return restore_files::run(files, &common, &args.places, settings).await;
     }
     let loaded = settings.load_config_if_any()?;
     let request = args.request()?;

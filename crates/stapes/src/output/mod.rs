@@ -1,11 +1,15 @@
 //! The only place that prints. Results go to standard output, everything else to standard error.
 
 pub(crate) mod backup_plan;
+pub(crate) mod changes;
 pub(crate) mod columns;
+pub(crate) mod entries;
+pub(crate) mod given;
 pub(crate) mod human;
 pub(crate) mod json;
 pub(crate) mod listing;
 pub(crate) mod plan;
+pub(crate) mod raw;
 pub(crate) mod restore_plan;
 pub(crate) mod service_plan;
 pub(crate) mod table;
@@ -23,16 +27,21 @@ static LOST: OnceLock<io::Error> = OnceLock::new();
 /// Prints a result. A reader that went away (`| head`) is no error of ours; anything else, such as a
 /// full disk, does not stop the work and is told at the end, see [`lost`].
 pub(crate) fn result(text: &str) {
+    read_result(text);
+}
+
+/// The same, and says whether somebody still reads.
+pub(crate) fn read_result(text: &str) -> bool {
     let mut out = io::stdout().lock();
     let written = out
         .write_all(text.as_bytes())
         .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") })
         .and_then(|()| out.flush());
-    if let Err(error) = written
-        && error.kind() != ErrorKind::BrokenPipe
-    {
+    let Err(error) = written else { return true };
+    if error.kind() != ErrorKind::BrokenPipe {
         LOST.get_or_init(|| error);
     }
+    false
 }
 
 /// Why what was printed as the result is not all of it.

@@ -23,6 +23,14 @@ mod backup_snapshots;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod browse;
+#[cfg(test)]
+mod browse_files;
+#[cfg(test)]
+mod browse_into;
+#[cfg(test)]
+mod browse_lab;
+#[cfg(test)]
 mod content;
 #[cfg(test)]
 mod crash;
