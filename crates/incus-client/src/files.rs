@@ -44,7 +44,7 @@ pub struct NewFile {
     pub uid: u32,
     /// Group, as seen inside; links belong to root all the same.
     pub gid: u32,
-    /// Permission bits, 0777: servers drop setuid, setgid and sticky.
+    /// Permission bits; 0777 are sent, because servers drop setuid and most others.
     pub mode: u32,
 }
 
