@@ -274,6 +274,10 @@ fn the_help_of_the_commands_shows_examples() {
           --dry-run
               Show what would go and why the rest stays, and change nothing
 
+          --keep-data
+              Leave the data of a restic repository as it is: until the next prune without this option,
+              `restic recover` finds removed backups again
+
       -h, --help
               Print help (see a summary with '-h')
     ");

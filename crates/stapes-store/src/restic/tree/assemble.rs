@@ -52,8 +52,8 @@ impl<'a> Assembler<'a> {
     }
 
     /// Works until the builder hangs up, then closes what is open.
-    pub(super) fn run(mut self, messages: &Receiver<Message>) -> Result<Built> {
-        for message in messages {
+    pub(super) fn run(mut self, batches: &Receiver<Vec<Message>>) -> Result<Built> {
+        for message in batches.iter().flatten() {
             match message {
                 Message::Enter(node) => self.folders.push((Some(node), Folder::new())),
                 Message::Leave => self.leave()?,

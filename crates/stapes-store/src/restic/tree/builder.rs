@@ -21,13 +21,17 @@ use super::{node, reading};
 use crate::error::{Error, Result};
 use crate::restic::ingest::{Added, Ingest, PendingContent};
 
-/// Entries on their way to the thread: enough that reading and hashing of small files overlap.
-const QUEUE: usize = 1024;
+/// Entries that are handed to the thread at once: waking it for each would cost more than they do.
+const BATCH: usize = 64;
+/// Batches on their way to it: enough that reading and hashing of small files overlap.
+const QUEUE: usize = 16;
 
 /// Makes trees; see the module's documentation.
 #[derive(Debug)]
 pub struct TreeBuilder {
-    queue: Option<SyncSender<Message>>,
+    queue: Option<SyncSender<Vec<Message>>>,
+    /// What is not yet handed on.
+    batch: Vec<Message>,
     thread: Option<JoinHandle<Result<Built>>>,
     /// The names of the open folders below the root.
     open: Vec<OsString>,
@@ -126,7 +130,7 @@ impl TreeBuilder {
             .name("trees".to_owned())
             .spawn(move || Assembler::new(&ingest).run(&messages))
             .map_err(Error::file("start a thread for", Path::new("the trees of a backup")))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), open: Vec::new() })
+        Ok(Self { queue: Some(queue), batch: Vec::new(), thread: Some(thread), open: Vec::new() })
     }
 
     /// Opens a folder in the present one and goes into it.
@@ -208,6 +212,7 @@ impl TreeBuilder {
     pub(super) fn settle(&mut self, below: usize) -> Result<(Totals, Vec<Missing>)> {
         let (reply, answer) = sync_channel(1);
         self.send(Message::Settle { reply, below })?;
+        self.hand_on()?;
         match answer.recv() {
             Ok(settled) => Ok(settled),
             Err(_) => Err(self.failure()),
@@ -226,6 +231,7 @@ impl TreeBuilder {
     ///
     /// The first thing that failed.
     pub fn finish(mut self) -> Result<Built> {
+        self.hand_on()?;
         drop(self.queue.take());
         self.join()
     }
@@ -242,7 +248,13 @@ impl TreeBuilder {
     }
 
     fn send(&mut self, message: Message) -> Result<()> {
-        let sent = self.queue.as_ref().map(|queue| queue.send(message));
+        self.batch.push(message);
+        if self.batch.len() < BATCH { Ok(()) } else { self.hand_on() }
+    }
+
+    fn hand_on(&mut self) -> Result<()> {
+        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        let sent = self.queue.as_ref().map(|queue| queue.send(batch));
         if matches!(sent, Some(Ok(()))) { Ok(()) } else { Err(self.failure()) }
     }
 
