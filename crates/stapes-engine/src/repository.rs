@@ -58,8 +58,8 @@ impl Opener<'_> {
     /// Opens a repository that must be there.
     ///
     /// # Errors
-    /// [`Error::Repository`]: none is there, it cannot be used, or others use it in a way that excludes
-    /// this one. [`Error::Secret`]: there is no password.
+    /// [`crate::Error::Repository`]: none is there, it cannot be used, or others use it in a way that excludes
+    /// this one. [`crate::Error::Secret`]: there is no password.
     pub async fn open(&self, place: &Place, purpose: Use) -> Result<Opened> {
         match place {
             Place::Dir(path) => dir::open(path, self.state_dir, purpose),
@@ -82,8 +82,8 @@ impl Opener<'_> {
     /// Makes a repository, with its directory if need be.
     ///
     /// # Errors
-    /// [`Error::Repository`]: there is one already, other things are there, or it cannot be written.
-    /// [`Error::Secret`]: there is no password.
+    /// [`crate::Error::Repository`]: there is one already, other things are there, or it cannot be written.
+    /// [`crate::Error::Secret`]: there is no password.
     pub async fn init(&self, place: &Place, now: Timestamp, run: &RunId) -> Result<()> {
         match place {
             Place::Dir(path) => dir::init(path, self.state_dir, now, run),

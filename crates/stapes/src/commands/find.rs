@@ -31,7 +31,7 @@ pub(crate) struct FindArgs {
     /// Names with `*`, `?`, `[a-z]` and `{a,b}`; with a slash for whole paths, where `**` is any folders
     #[arg(required = true, value_name = "PATTERN")]
     patterns: Vec<String>,
-    /// Only in this item: [PROJECT:]NAME, [PROJECT:]POOL/NAME, service:NAME, with `*` and `?`; can be
+    /// Only in this item: `[PROJECT:]NAME`, `[PROJECT:]POOL/NAME`, service:NAME, with `*` and `?`; can be
     /// repeated
     #[arg(long = "in", value_name = "ITEM")]
     items: Vec<String>,

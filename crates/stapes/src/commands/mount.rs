@@ -31,7 +31,7 @@ use crate::settings::Settings;
 pub(crate) struct MountArgs {
     /// An empty folder
     mountpoint: PathBuf,
-    /// Only these items: [PROJECT:]NAME, [PROJECT:]POOL/NAME, service:NAME, with `*` and `?`
+    /// Only these items: `[PROJECT:]NAME`, `[PROJECT:]POOL/NAME`, service:NAME, with `*` and `?`
     #[arg(value_name = "ITEM")]
     items: Vec<String>,
     /// All that is stored, as it lies in the repository

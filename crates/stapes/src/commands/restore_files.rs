@@ -30,7 +30,7 @@ use crate::settings::Settings;
 Into an instance go content, owner, permissions, folders and links; the server's interface for files
 sets no times and extended attributes, and no setuid bits. --to keeps all that the user may set.")]
 pub(crate) struct FilesArgs {
-    /// The item: [PROJECT:]NAME, [PROJECT:]POOL/NAME, service:NAME, maybe with @VERSION
+    /// The item: `[PROJECT:]NAME`, `[PROJECT:]POOL/NAME`, service:NAME, maybe with @VERSION
     item: String,
     /// Files and folders as inside the item
     #[arg(required = true, value_name = "PATH")]
