@@ -439,6 +439,13 @@ impl StoredBackup {
         }
     }
 
+    /// Whether whoever reads its files gets nothing but what was stored, and an error otherwise: each part
+    /// is checked before it is handed on.
+    #[must_use]
+    pub fn is_checked_while_read(&self) -> bool {
+        matches!(self, Self::Restic(_))
+    }
+
     /// Reads all its files and says what is wrong with them, one sentence each; nothing if it is
     /// sound. `progress` is told how many bytes were read since it was last told, and `cancel` is
     /// asked often.

@@ -66,13 +66,23 @@ pub(crate) async fn check(
     stored: &Stored,
     elapsed: &mut Duration,
 ) -> Result<(), String> {
-    check_until(shared, row, stored, shared.context.cancel.clone(), elapsed).await
+    check_until(shared, row, stored, Extent::Whole, shared.context.cancel.clone(), elapsed).await
+}
+
+/// How much of a backup is read to check it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// All of it.
+    Whole,
+    /// Only whether everything is there, because whoever reads it checks what it reads.
+    Structure,
 }
 
 async fn check_until(
     shared: &Shared<'_>,
     row: &RestoreRow,
     stored: &Stored,
+    extent: Extent,
     cancel: CancellationToken,
     elapsed: &mut Duration,
 ) -> Result<(), String> {
@@ -94,7 +104,8 @@ async fn check_until(
                 bytes_per_second: None,
             });
         };
-        let checked = tokio::task::spawn_blocking(move || check_now(&stored, &progress, &cancel));
+        let checked =
+            tokio::task::spawn_blocking(move || check_now(&stored, extent, &progress, &cancel));
         let problems = checked.await.map_err(|error| error.to_string())??;
         if problems.is_empty() {
             return Ok(((), None));
@@ -106,10 +117,12 @@ async fn check_until(
 
 fn check_now(
     stored: &Stored,
+    extent: Extent,
     progress: &dyn Fn(u64),
     cancel: &CancellationToken,
 ) -> Result<Vec<String>, String> {
     let (mut problems, is_foreign) = match stored {
+        Stored::Backup(backup) if extent == Extent::Structure => (backup.check_structure(), false),
         Stored::Backup(backup) => {
             let found = backup.verify_checksums(progress, &|| cancel.is_cancelled());
             (found.map_err(|error| chain(&error))?, backup.layout() == Layout::IncusBackup)
@@ -169,6 +182,14 @@ impl Stored {
                 Ok(file) => Ok(Box::new(file)),
                 Err(error) => Err(format!("cannot read {}: {error}", path.display())),
             },
+        }
+    }
+
+    /// What has to be read while the data is sent: what is sent is read anyway.
+    fn extent_beside_upload(&self) -> Extent {
+        match self {
+            Self::Backup(backup) if backup.is_checked_while_read() => Extent::Structure,
+            _ => Extent::Whole,
         }
     }
 
@@ -264,7 +285,9 @@ impl Work<'_> {
         let (mut checking_took, mut importing_took) = (Duration::ZERO, Duration::ZERO);
         let checking = async {
             let (cancel, took) = (stop.clone(), &mut checking_took);
-            let checked = check_until(self.shared, self.row, self.stored, cancel, took).await;
+            let extent = self.stored.extent_beside_upload();
+            let (shared, row, stored) = (self.shared, self.row, self.stored);
+            let checked = check_until(shared, row, stored, extent, cancel, took).await;
             match &checked {
                 // Nobody listens if the upload has failed meanwhile.
                 Ok(()) => drop(say.send(Sound)),

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use stapes_core::backup::{Compression, ImageChoice};
 use stapes_core::config::Consistency;
+use stapes_core::place::Place;
 use stapes_engine::backup::{self, Options, What};
 use stapes_engine::clock::Clock;
 use stapes_engine::repository::User;
@@ -122,9 +123,9 @@ enum ConsistencyArg {
 
 #[derive(Debug, Args)]
 struct OptionArgs {
-    /// How data is compressed
-    #[arg(long, global = true, value_enum, default_value_t = CompressionArg::Zstd, value_name = "HOW")]
-    compression: CompressionArg,
+    /// How data is compressed [default: zstd]; restic repositories see to that themselves
+    #[arg(long, global = true, value_enum, value_name = "HOW")]
+    compression: Option<CompressionArg>,
     /// In the storage driver's own format (btrfs, zfs): fast, and restorable to that driver only
     #[arg(long, global = true)]
     optimized: bool,
@@ -148,7 +149,7 @@ impl OptionArgs {
     /// An option that would have no effect is a mistake that is told.
     fn refuse_what_directories_have_not(&self) -> Result<(), CommandError> {
         let given = [
-            ("--compression", self.compression != CompressionArg::Zstd),
+            ("--compression", self.compression.is_some()),
             ("--optimized", self.optimized),
             ("--no-snapshot", self.no_snapshot),
             ("--instance-only", self.instance_only),
@@ -164,7 +165,7 @@ impl OptionArgs {
 
     fn options(&self) -> Options {
         Options {
-            compression: self.compression.into(),
+            compression: self.compression.unwrap_or(CompressionArg::Zstd).into(),
             optimized: self.optimized,
             no_snapshot: self.no_snapshot || matches!(self.consistency, ConsistencyArg::Live),
             instance_only: self.instance_only,
@@ -214,6 +215,12 @@ pub(crate) async fn run(args: &BackupArgs, settings: &Settings) -> Result<Exit, 
     let loaded = settings.load_config_if_any()?;
     let what = args.what()?;
     let target = args.places.repository(settings, loaded.as_ref())?;
+    if args.options.compression.is_some() && matches!(target.place, Place::Restic(_)) {
+        output::note(
+            settings,
+            "a restic repository compresses by itself; --compression has no effect",
+        );
+    }
     let server = args.places.server(settings, loaded.as_ref())?;
     let cancel = interrupt::token();
     let options = args.options.options();

@@ -102,7 +102,7 @@ fn a_full_disk_is_refused_before_the_server_is_touched_and_during_a_backup_leave
     let disk = Disk::new(48);
     let site = Site::new(&lab).into(&disk.path());
     let ran = site.backup(&["instances"]).expect_code(1);
-    assert_says(&causes(&ran, "web"), &["cannot write", "No space left on device"]);
+    assert_says(&causes(&ran, "web"), &["could not write", "No space left on device"]);
     assert_clean(&site, &source);
     assert_eq!(site.stored().len(), 0);
 }

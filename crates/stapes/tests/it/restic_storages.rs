@@ -74,3 +74,37 @@ fn a_server_of_the_rest_protocol_keeps_a_repository() {
     let server = RestServer::start().unwrap();
     the_whole_way(&Vault::over_rest(&server));
 }
+
+/// What is new is read once, while it is sent; so this is where damage has to show.
+#[test]
+fn nothing_is_made_of_a_damaged_backup() {
+    let vault = Vault::new();
+    let here = vault.here();
+    here.launch("web").unwrap();
+    fill(&here.rootfs("local", "web"));
+    vault.stapes(&["backup", "instances"]).complete();
+    let largest = largest_pack(std::path::Path::new(vault.location()));
+    let mut pack = std::fs::read(&largest).unwrap();
+    let middle = pack.len() / 2;
+    pack[middle] ^= 1;
+    std::fs::write(&largest, pack).unwrap();
+
+    let restore = ["restore", "instance", "web", "--target-name", "again", "-y"];
+    let ran = vault.json(&restore).expect_code(1);
+    assert!(ran.item("instance", "again")["causes"].to_string().contains("damaged"), "{ran:?}");
+    assert!(here.api("GET", "/1.0/instances/again", None).is_err());
+    // And what is there is not touched.
+    let ran = vault.json(&["restore", "instance", "web", "--replace", "-y"]).expect_code(1);
+    let causes = ran.item("instance", "web")["causes"].to_string();
+    assert!(causes.contains("damaged") && causes.contains("nothing was touched"), "{causes}");
+    assert_eq!(crate::rig::status(&here, "web"), "Running");
+}
+
+fn largest_pack(repository: &std::path::Path) -> std::path::PathBuf {
+    let folders = std::fs::read_dir(repository.join("data")).unwrap();
+    let packs = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
+    packs
+        .map(|pack| pack.unwrap().path())
+        .max_by_key(|pack| pack.metadata().unwrap().len())
+        .unwrap()
+}
