@@ -125,6 +125,14 @@ pub async fn run(
     let count = removals.len() + usize::from(backups.is_some());
     context.events.emit(Event::RunStarted { work: work.clone(), items: count }).await;
     sweep(&repository, machine, locks, context).await;
+    let gone = removals.iter().flat_map(|removal| &removal.go);
+    let gone = gone.map(|info| (info.item.clone(), info.version)).collect();
+    if let Repository::Restic(backups) = &*repository
+        && let Some(report) = data::in_the_way(backups, &lock, gone, context).await
+    {
+        context.events.emit(Event::ItemFinished(report.clone())).await;
+        return Ok(context.finish(work, vec![report], began).await);
+    }
     let mut items = Vec::new();
     for removal in removals {
         let report = thin(removal, &repository, &lock, context).await;

@@ -1,14 +1,11 @@
 //! The backup of the server's declarative configuration: one JSON document for each kind.
 
-use std::io::Write as _;
-
 use stapes_core::backup::{BackupInfo, BackupItem, Compression};
 use stapes_core::event::{ItemReport, Step};
 use stapes_core::server_config::Secrets;
-use stapes_store::{FileRecord, NewBackup};
+use stapes_store::FileRecord;
 
 use super::{Shared, data, origin};
-use crate::error::chain;
 use crate::server_config::gather;
 use crate::steps::{explained, step};
 
@@ -26,8 +23,10 @@ pub(crate) async fn back_up(
         let gathered = gather(&shared.client, secrets).await;
         let gathered = gathered.map_err(|error| explained(&error))?;
         let texts: Vec<(String, String)> = gathered.config.files().collect();
-        let files = texts.iter().map(|(name, text)| write(&backup, name, text));
-        let files = files.collect::<Result<Vec<FileRecord>, String>>()?;
+        let mut files: Vec<FileRecord> = Vec::new();
+        for (name, text) in texts {
+            files.push(data::write_file(&backup, &name, text.into_bytes()).await?);
+        }
         let bytes: u64 = files.iter().map(|file| file.size).sum();
         Ok(((gathered, files, bytes), Some(bytes)))
     };
@@ -56,10 +55,4 @@ pub(crate) async fn back_up(
         manifest.missing = gathered.missing;
     }
     data::publish(backup, manifest).await
-}
-
-fn write(backup: &NewBackup, name: &str, text: &str) -> Result<FileRecord, String> {
-    let mut file = backup.file(name).map_err(|error| chain(&error))?;
-    file.write_all(text.as_bytes()).map_err(|error| format!("cannot write {name}: {error}"))?;
-    file.finish().map_err(|error| chain(&error))
 }

@@ -190,7 +190,7 @@ async fn finish(
     manifest.content_bytes = read.stored.content_bytes;
     manifest.files = vec![read.stored.file];
     if !read.stored.holes.is_empty() {
-        manifest.files.push(write_holes(&read.backup, &read.stored.holes)?);
+        manifest.files.push(write_holes(&read.backup, &read.stored.holes).await?);
     }
     publish(read.backup, manifest).await
 }
@@ -199,10 +199,24 @@ async fn finish(
 pub(crate) const HOLES: &str = "holes.json";
 
 /// Exports of Incus write zeros where files have holes; with this list they come back as holes.
-fn write_holes(backup: &NewBackup, holes: &Holes) -> Result<FileRecord, String> {
-    let mut file = backup.file(HOLES).map_err(|error| chain(&error))?;
-    file.write_all(&holes.to_json()).map_err(|error| format!("cannot write {HOLES}: {error}"))?;
-    file.finish().map_err(|error| chain(&error))
+async fn write_holes(backup: &NewBackup, holes: &Holes) -> Result<FileRecord, String> {
+    write_file(backup, HOLES, holes.to_json()).await
+}
+
+/// Writes a small file of a backup. It may wait for a storage far away, and other items meanwhile for
+/// their instances to run again; so a thread does it.
+pub(crate) async fn write_file(
+    backup: &NewBackup,
+    name: &str,
+    content: Vec<u8>,
+) -> Result<FileRecord, String> {
+    let mut file = backup.file(name).map_err(|error| chain(&error))?;
+    let name = name.to_owned();
+    let writing = move || {
+        file.write_all(&content).map_err(|error| format!("cannot write {name}: {error}"))?;
+        file.finish().map_err(|error| chain(&error))
+    };
+    tokio::task::spawn_blocking(writing).await.map_err(|error| error.to_string())?
 }
 
 /// Makes a backup visible.

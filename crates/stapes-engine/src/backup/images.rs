@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use stapes_core::backup::{BackupInfo, BackupItem, Compression, Fingerprint};
 use stapes_core::event::{ItemReport, Step};
-use stapes_store::{FileRecord, NewBackup, StoredBackup};
+use stapes_store::{ErrorKind, FileRecord, NewBackup, StoredBackup};
 
 use super::pipe::{self, Edit, Sink};
 use super::{Shared, data, origin};
@@ -42,15 +42,13 @@ pub(crate) async fn back_up(
     }
     let version = shared.version();
     let backup = data::begin(shared, &item, version).await?;
-    let mut files = vec![write_records(&backup, &document)?];
-    match last {
-        Some((_, stored)) => {
-            report.result = Some("linked");
-            for name in data_files(&stored) {
-                files.push(backup.take_over(&stored, &name).map_err(|e| chain(&e))?);
-            }
-        }
-        None => files.extend(download(shared, &item, fingerprint, records, &backup, report).await?),
+    let mut files = vec![data::write_file(&backup, RECORDS, document).await?];
+    let linked = last.map(|(_, stored)| linked(&backup, &stored)).unwrap_or_default();
+    if linked.is_empty() {
+        files.extend(download(shared, &item, fingerprint, records, &backup, report).await?);
+    } else {
+        report.result = Some("linked");
+        files.extend(linked);
     }
     let mut manifest = origin::manifest(shared, &item, version);
     manifest.content_bytes = files.iter().map(|file| file.size).sum();
@@ -58,6 +56,12 @@ pub(crate) async fn back_up(
     manifest.properties.extend(properties(records));
     manifest.files = files;
     data::publish(backup, manifest).await
+}
+
+/// The files of the backup before, if all of them can be taken over; what cannot is fetched anew.
+fn linked(backup: &NewBackup, stored: &StoredBackup) -> Vec<FileRecord> {
+    let taken = data_files(stored).into_iter().map(|name| backup.take_over(stored, &name));
+    taken.collect::<Result<_, _>>().unwrap_or_default()
 }
 
 /// The last complete backup of this image.
@@ -68,8 +72,11 @@ async fn last(
     let (repository, item) = (shared.repository.clone(), item.clone());
     let looked = tokio::task::spawn_blocking(move || {
         let Some(info) = newest(&repository, &item)? else { return Ok(None) };
-        let stored = repository.backup(&item, info.version)?;
-        Ok::<_, stapes_store::Error>(Some((info, stored)))
+        match repository.backup(&item, info.version) {
+            // The image is stored again then.
+            Err(error) if error.kind() == ErrorKind::Damaged => Ok(None),
+            stored => Ok::<_, stapes_store::Error>(Some((info, stored?))),
+        }
     });
     looked.await.map_err(|error| error.to_string())?.map_err(|error| chain(&error))
 }
@@ -89,13 +96,6 @@ fn read_records(stored: &StoredBackup) -> std::io::Result<Vec<u8>> {
 
 /// Far more than any number of projects needs.
 const MAX_RECORDS_BYTES: u64 = 16 * 1024 * 1024;
-
-fn write_records(backup: &NewBackup, document: &[u8]) -> Result<FileRecord, String> {
-    use std::io::Write as _;
-    let mut file = backup.file(RECORDS).map_err(|error| chain(&error))?;
-    file.write_all(document).map_err(|error| chain(&error))?;
-    file.finish().map_err(|error| chain(&error))
-}
 
 /// The records, without what changes by itself, in a stable order.
 fn document(records: &[Value]) -> Vec<u8> {

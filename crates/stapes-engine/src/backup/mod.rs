@@ -217,6 +217,7 @@ pub async fn run(
     for remark in &plan.remarks {
         context.events.remark(None, remark.clone()).await;
     }
+    let _ender = Ender::of(&shared.repository, &context.cancel);
     sweep::sweep(&shared).await;
     let mut items: Vec<ItemReport> = plan
         .problems
@@ -242,6 +243,27 @@ pub async fn run(
     }
     items.extend(made.into_iter().map(|(_, report)| report));
     context.finish(work, items, began).await
+}
+
+/// Ends what is being stored when the run is interrupted, so that nobody waits for a storage far away.
+struct Ender(tokio::task::JoinHandle<()>);
+
+impl Ender {
+    fn of(repository: &Arc<Repository>, cancel: &CancellationToken) -> Self {
+        let (repository, cancel) = (repository.clone(), cancel.clone());
+        Self(tokio::spawn(async move {
+            cancel.cancelled().await;
+            if let Repository::Restic(backups) = &*repository {
+                backups.cancel();
+            }
+        }))
+    }
+}
+
+impl Drop for Ender {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// One item, from its lock to its report.

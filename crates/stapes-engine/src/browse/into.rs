@@ -157,6 +157,9 @@ impl Plan {
 pub async fn restore(plan: Plan, cancel: &CancellationToken) -> Result<Given> {
     let mut giving = Giving { plan: &plan, given: Given::default(), lost: Lost::default() };
     for item in &plan.items {
+        if cancel.is_cancelled() {
+            return Err(Error::Interrupted);
+        }
         giving.parents(item).await?;
         giving.entry(&item.to, &item.node).await;
         let Some(folder) = folder_of(&item.node) else { continue };
@@ -316,6 +319,19 @@ impl Giving<'_> {
         }
     }
 
+    /// Reads a content to its end, before what is in its place is removed: a pack may be damaged, or a
+    /// storage stop answering.
+    async fn readable(&self, mut content: Content) -> Result<(), String> {
+        let reading = move || -> stapes_store::Result<()> {
+            while let Some(blob) = content.next_blob() {
+                blob?;
+            }
+            Ok(())
+        };
+        let read = tokio::task::spawn_blocking(reading).await.map_err(|error| error.to_string())?;
+        read.map_err(|error| format!("{}; what is there was left alone", chain(&error)))
+    }
+
     async fn file(&self, to: &str, node: &Node, new: NewFile) -> Result<(), String> {
         let reading = self.plan.tree.reading();
         let ids = node.content.clone().unwrap_or_default();
@@ -323,6 +339,10 @@ impl Giving<'_> {
         let stored = reading.content_bytes(&ids).map_err(|error| chain(&error))?;
         if stored != node.meta.size {
             return Err(format!("it is damaged: {stored} bytes are stored of {}", node.meta.size));
+        }
+        if self.plan.into.kind_at(to).await.map_err(|error| chain(&error))?.is_some() {
+            let content = Content::new(reading, ids.clone()).map_err(|error| chain(&error))?;
+            self.readable(content).await?;
         }
         self.make_room(to).await?;
         if ids.is_empty() {

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use stapes_core::backup::{BackupItem, Version};
 use stapes_core::event::{ItemReport, Subject};
 use stapes_core::outcome::Outcome;
 use stapes_core::units::{ByteSize, counted};
@@ -69,6 +70,48 @@ pub async fn plan(
         backups.repository().plan_prune(lock.restic()?, &options, watch)
     });
     Ok(Some(DataPlan::from(&planned.await?)))
+}
+
+/// Why nothing may be removed at all: something that the backups which would stay need is missing. A
+/// listing does not show that, and a backup that looks like the newest complete one may be none.
+pub(super) async fn in_the_way(
+    backups: &Arc<Backups>,
+    lock: &Arc<Lock>,
+    gone: Vec<(BackupItem, Version)>,
+    context: &RunContext,
+) -> Option<ItemReport> {
+    if gone.is_empty() {
+        return None;
+    }
+    let (own, own_lock) = (backups.clone(), lock.clone());
+    let planning = watched(context, move |watch| {
+        let ids = gone.iter().map(|(item, version)| Ok(own.snapshot(item, *version)?.id));
+        let without = ids.collect::<stapes_store::Result<_>>()?;
+        let options = PruneOptions { without, ..PruneOptions::default() };
+        own.repository().plan_prune(own_lock.restic()?, &options, watch)
+    });
+    let error = match planning.await {
+        // Without any snapshot left nobody relies on anything: what is refused there is the data only.
+        Err(error) if error.kind() != ErrorKind::Refused => error,
+        _ => return None,
+    };
+    let mut report = ItemReport::new(Subject::Repository);
+    let (outcome, cause) = match error.kind() {
+        ErrorKind::Cancelled => {
+            (Outcome::Skipped, "interrupted before anything was removed".to_owned())
+        }
+        ErrorKind::Damaged => (
+            Outcome::Incomplete,
+            format!(
+                "no backup was removed, because what would stay may not be whole: {}; `stapes verify` \
+                 says which backups are damaged",
+                chain(&error)
+            ),
+        ),
+        _ => (Outcome::Incomplete, format!("no backup was removed: {}", chain(&error))),
+    };
+    report.set_back(outcome, cause);
+    Some(report)
 }
 
 /// Removes what nothing needs, and says how that went.

@@ -117,6 +117,15 @@ pub(super) struct Beside {
     pub(super) path: PathBuf,
 }
 
+/// What came of taking a place.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// Where what was there is now, if anything was.
+    pub(super) old: Option<PathBuf>,
+    /// Whether it is so after a power cut, too.
+    pub(super) synced: io::Result<()>,
+}
+
 impl Beside {
     /// Makes it, empty, for its owner only; also the folders above it that are not there.
     pub(super) fn make(place: &Path, run: &str) -> io::Result<Self> {
@@ -143,17 +152,16 @@ impl Beside {
         Ok(kept)
     }
 
-    /// Takes the place, where `is_free` says that nothing is there. Returns where what was there is
-    /// now, if anything was.
-    pub(super) fn take_place(self, is_free: bool) -> io::Result<Option<PathBuf>> {
+    /// Takes the place, where `is_free` says that nothing is there. After a success it has.
+    pub(super) fn take_place(self, is_free: bool) -> io::Result<Taken> {
         let old = if is_free {
             rename(&self.path, &self.place, RenameFlags::NOREPLACE)?;
             None
         } else {
             Some(self.exchange()?)
         };
-        fs::File::open(&self.parent)?.sync_all()?;
-        Ok(old)
+        let synced = fs::File::open(&self.parent).and_then(|parent| parent.sync_all());
+        Ok(Taken { old, synced })
     }
 
     fn exchange(&self) -> io::Result<PathBuf> {
@@ -186,6 +194,17 @@ fn called(name: &OsStr, what: &str, run: &str) -> OsString {
     let mut called = name.to_owned();
     called.push(format!(".{what}-{run}"));
     called
+}
+
+/// Gives what was replaced a name that no later run removes, if that can be done, and says where it is.
+pub(super) fn set_aside(old: PathBuf) -> PathBuf {
+    let name = old.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let Some((own, run)) = name.rsplit_once(".stapes-") else { return old };
+    let aside = old.with_file_name(format!("{own}.old-{run}"));
+    match rename(&old, &aside, RenameFlags::NOREPLACE) {
+        Ok(()) => aside,
+        Err(_) => old,
+    }
 }
 
 /// Removes a folder with all that is in it, but nothing that is mounted there.

@@ -92,10 +92,18 @@ impl Prepared {
     pub fn destructive(&self) -> Vec<String> {
         let (to, version) = (self.to.display(), self.info.version);
         match (&self.how, self.site.found) {
-            (Ok(How::Replace), _) => vec![format!(
-                "{to} is replaced by the backup {version}, and what is there now is removed; what \
-                 runs there goes on with the old files until it is started again"
-            )],
+            (Ok(How::Replace), _) => {
+                let mut told = vec![format!(
+                    "{to} is replaced by the backup {version}, and what is there now is removed; what \
+                     runs there goes on with the old files until it is started again"
+                )];
+                if self.info.outcome != Outcome::Complete {
+                    told.push(format!(
+                        "the backup {version} is not complete: what it lacks is removed from {to}, too"
+                    ));
+                }
+                told
+            }
             (Ok(How::InPlace), Found::Folder) => vec![format!(
                 "files in {to} are replaced by those of the backup {version} that have the same \
                  names; all others stay"
@@ -134,7 +142,9 @@ pub fn prepare(
     let mut notes = choice.remarks;
     notes.extend(chosen.remarks);
     notes.extend(notes_of(&stored));
-    let kept = vec![PathBuf::from(repository.label()), state_dir.to_owned()];
+    // The place has its links resolved, too.
+    let real = |path: PathBuf| std::fs::canonicalize(&path).unwrap_or(path);
+    let kept = vec![real(PathBuf::from(repository.label())), real(state_dir.to_owned())];
     let how = decide(&site, request.existing, &kept);
     Ok(Prepared {
         item,
@@ -364,16 +374,24 @@ impl Prepared {
             return Ok(Done { restored, result: "restored beside", at: kept, problems });
         }
         let at = beside.path.clone();
-        let old = beside.take_place(site.found == Found::Nothing).map_err(|error| {
+        let taken = beside.take_place(site.found == Found::Nothing).map_err(|error| {
             format!("what was restored at {} cannot take its place: {error}", at.display())
         })?;
-        if let Some(old) = old
-            && let Err(error) = place::remove(&old)
-        {
-            problems.push(format!(
-                "what was there before cannot be removed and is at {}: {error}",
-                old.display()
-            ));
+        if let Some(old) = taken.old {
+            let removed = match (taken.synced, how) {
+                (Err(error), _) => Err(error),
+                (Ok(()), How::Replace) => place::remove(&old),
+                // It was empty; what has come into it meanwhile nobody has agreed to lose.
+                (Ok(()), _) => std::fs::remove_dir(&old),
+            };
+            if let Err(error) = removed {
+                let kept = place::set_aside(old);
+                let kept = kept.display();
+                problems
+                    .push(format!("what was there before is not removed but at {kept}: {error}"));
+            }
+        } else if let Err(error) = taken.synced {
+            problems.push(format!("it is not known to survive a power cut: {error}"));
         }
         let result = if how == How::Replace { "replaced" } else { "restored" };
         Ok(Done { restored, result, at: self.to.clone(), problems })

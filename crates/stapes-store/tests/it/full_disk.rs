@@ -87,6 +87,8 @@ fn a_full_disk_is_told_as_such_and_what_was_there_stays() {
     let new = repository.begin(&lab::instance("db"), lab::version(), &lab::run()).unwrap();
     let error = fill(&new, "export.tar", 20 << 20).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+    // What was removed is free only when the journal says so.
+    rustix::fs::syncfs(fs::File::open(disk.path()).unwrap()).unwrap();
     // Room for the data, and none for the manifest.
     fill(&new, "export.tar", 1 << 20).unwrap();
     disk.fill_to_the_last_block();

@@ -122,7 +122,7 @@ impl FindArgs {
             for chosen in choice.chosen {
                 for remark in chosen.remarks {
                     let title = format!("{} {}", chosen.info.item, chosen.info.version);
-                    output::error_line(&format!("warning: {title}: {remark}"));
+                    output::warning(&format!("{title}: {remark}"));
                 }
                 backups.push(chosen.info);
             }

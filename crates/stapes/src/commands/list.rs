@@ -93,7 +93,7 @@ async fn backups(
     )?;
     output::result(&text);
     for text in &listed.strange {
-        output::error_line(&format!("warning: {text}"));
+        output::warning(text);
     }
     for text in &listed.remarks {
         output::note(settings, text);

@@ -50,7 +50,7 @@ pub(crate) async fn run(args: &MountArgs, settings: &Settings) -> Result<Exit, C
     let backups = args.backups(&looking.catalog.backups)?;
     let mounts = Mounts::new(&looking.opened.repository, &backups, args.raw)?;
     for problem in &mounts.problems {
-        output::error_line(&format!("warning: {problem}"));
+        output::warning(problem);
     }
     let mut exit = if mounts.problems.is_empty() { Exit::Complete } else { Exit::Incomplete };
     let report = |path: &str, why: &str| output::error_line(&format!("warning: {path}: {why}"));

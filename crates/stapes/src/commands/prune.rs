@@ -215,7 +215,7 @@ fn show(
 /// Says what people should know beside the plan.
 fn tell(prepared: &Prepared, settings: &Settings) {
     for text in &prepared.strange {
-        output::error_line(&format!("warning: {text}"));
+        output::warning(text);
     }
     for text in &prepared.remarks {
         output::note(settings, text);

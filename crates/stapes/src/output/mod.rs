@@ -18,6 +18,7 @@ pub(crate) mod thinning;
 use std::io::{self, ErrorKind, Write};
 use std::sync::OnceLock;
 
+use self::columns::printable;
 use crate::report_error::render_problems;
 use crate::settings::{LoadedConfig, Settings};
 
@@ -54,15 +55,22 @@ pub(crate) fn error_line(text: &str) {
     drop(writeln!(io::stderr().lock(), "{text}"));
 }
 
+/// Prints a warning; what it quotes of a repository may hold anything.
+pub(crate) fn warning(text: &str) {
+    error_line(&format!("warning: {}", printable(text)));
+}
+
 /// Prints a note, unless nobody wants to read it.
 pub(crate) fn note(settings: &Settings, text: &str) {
     if !settings.quiet {
-        error_line(&format!("note: {text}"));
+        error_line(&format!("note: {}", printable(text)));
     }
 }
 
 /// Prints a question, without ending the line.
 pub(crate) fn error_part(text: &str) {
+    let lines: Vec<String> = text.split('\n').map(printable).collect();
+    let text = lines.join("\n");
     let mut err = io::stderr().lock();
     drop(write!(err, "{text}").and_then(|()| err.flush()));
 }

@@ -7,6 +7,7 @@ use stapes_core::units::ByteSize;
 use stapes_engine::services::backup::Request;
 use stapes_engine::services::restore::{How, Prepared};
 
+use super::columns::printable;
 use super::json::backup_item_json;
 use super::{result, table};
 use crate::args::Format;
@@ -63,22 +64,22 @@ fn action(prepared: &Prepared) -> &'static str {
 }
 
 fn restore_table(prepared: &Prepared) -> String {
-    let to = prepared.to.display();
+    let to = printable(&prepared.to.display().to_string());
     let row = vec![
         prepared.item.to_string(),
         prepared.info.version.to_string(),
         ByteSize(prepared.info.content_bytes.unwrap_or_default()).to_string(),
         action(prepared).to_owned(),
-        to.to_string(),
+        to.clone(),
     ];
     let headings = ["BACKUP", "VERSION", "SIZE", "ACTION", "DIRECTORY"];
     let mut out = table::draw(&headings, vec![row], table::width());
     out.push('\n');
     if let Err(conflict) = &prepared.how {
-        let _ = writeln!(out, "conflict: {to}: {conflict}");
+        let _ = writeln!(out, "conflict: {to}: {}", printable(conflict));
     }
     for note in &prepared.notes {
-        let _ = writeln!(out, "note: {}: {note}", prepared.item);
+        let _ = writeln!(out, "note: {}: {}", prepared.item, printable(note));
     }
     out
 }

@@ -253,6 +253,9 @@ fn the_help_of_the_commands_shows_examples() {
     Shows every backup with its verdict and asks before it removes any. The newest complete backup of an
     item always stays, and so does one that is damaged, until somebody has looked at it.
 
+    In a restic repository backups share their data. What no snapshot of anybody needs any more is
+    removed at the end, also if no backup goes.
+
     Usage: stapes prune [OPTIONS] [COMMAND]
 
     Commands:

@@ -123,6 +123,8 @@ mod services_cut;
 #[cfg(test)]
 mod services_lab;
 #[cfg(test)]
+mod services_lost;
+#[cfg(test)]
 mod shelf;
 #[cfg(test)]
 mod turnstile;

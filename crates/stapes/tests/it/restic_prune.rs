@@ -156,7 +156,7 @@ fn nothing_is_removed_from_the_data_of_a_damaged_repository() {
     let repository = of_repository(&ran);
     assert_says(
         texts(&repository["causes"])[0],
-        &["what no backup needs any more stays", "nothing is pruned", "`stapes verify`"],
+        &["no backup was removed", "nothing is pruned", "`stapes verify`"],
     );
     assert_eq!(shelf.files("data"), before);
 }

@@ -42,12 +42,12 @@ fn a_new_folder_takes_the_place_and_the_old_one_is_beside() {
     let place = dir.path().join("above/place");
     let beside = Beside::make(&place, "r1").unwrap();
     fs::write(beside.path.join("file"), "first").unwrap();
-    assert_eq!(beside.take_place(true).unwrap(), None);
+    assert_eq!(beside.take_place(true).unwrap().old, None);
     assert_eq!(content(&place), "first");
 
     let beside = Beside::make(&place, "r2").unwrap();
     fs::write(beside.path.join("file"), "second").unwrap();
-    let old = beside.take_place(false).unwrap().unwrap();
+    let old = beside.take_place(false).unwrap().old.unwrap();
     assert_eq!((content(&place), content(&old)), ("second".into(), "first".into()));
     remove(&old).unwrap();
 

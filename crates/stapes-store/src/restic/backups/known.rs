@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustic_core::Id;
 use rustic_core::repofile::SnapshotFile;
 use stapes_core::backup::{BackupItem, Version};
+use stapes_core::outcome::Outcome;
 
 use super::names::Named;
 use crate::error::{Error, ErrorKind, Result, sentence};
@@ -72,7 +73,13 @@ impl Known {
         for entry in self.files.values().flatten() {
             if let Some(named) = entry.ours() {
                 let key = (named.item.clone(), entry.version());
-                self.ours.entry(key).or_insert_with(|| Arc::clone(entry));
+                let slot = self.ours.entry(key).or_insert_with(|| Arc::clone(entry));
+                // Two machines may have made both in one second: the whole one stands for that.
+                if named.outcome == Outcome::Complete
+                    && slot.ours().is_some_and(|one| one.outcome != Outcome::Complete)
+                {
+                    *slot = Arc::clone(entry);
+                }
             }
         }
         Ok(())
@@ -82,6 +89,12 @@ impl Known {
     pub(super) fn forget(&mut self, id: &Id) {
         self.files.remove(id);
         self.ours.retain(|_, entry| *entry.snapshot.id != *id);
+    }
+
+    /// Whether an entry of ours is what [`Known::find`] gives for its item and version.
+    pub(super) fn stands_for_itself(&self, entry: &Entry) -> bool {
+        let named = entry.ours().map(|named| self.find(&named.item, entry.version()));
+        named.flatten().is_none_or(|found| found.snapshot.id == entry.snapshot.id)
     }
 
     /// All that can be read, in no order.

@@ -170,6 +170,14 @@ impl Backups {
         let mut listing = Listing { problems, ..Listing::default() };
         for entry in &entries {
             match &entry.named {
+                Ok(Some(named)) if !self.known().stands_for_itself(entry) => {
+                    let (name, version) = (short(&entry.snapshot), entry.version());
+                    listing.problems.push(format!(
+                        "the snapshot {name} is passed over: another one is of {}, too, and of the same \
+                         second {version}",
+                        named.item
+                    ));
+                }
                 Ok(Some(named)) => {
                     if filter.takes_kind(named.item.kind()) && filter.takes(&named.item) {
                         listing.backups.push(self.info(&entry.snapshot, named.clone()));

@@ -55,16 +55,17 @@ impl Named {
         let needed = |key: &str| value(key)?.ok_or_else(|| format!("it has no tag «{key}:…»"));
         let word = needed("kind")?;
         let kind = BackupKind::ALL.into_iter().find(|kind| kind.as_str() == word);
-        let kind = kind.ok_or_else(|| format!("it is of an unknown kind «{word}»"))?;
+        let kind =
+            kind.ok_or_else(|| format!("it is of an unknown kind «{}»", word.escape_debug()))?;
         let names: Vec<&str> =
             keys(kind).iter().map(|key| needed(key)).collect::<Result<_, _>>()?;
         let item = names::from_names(kind, &names).ok_or_else(|| {
-            format!("it is of a {kind} that cannot be called {}", names.join("/"))
+            format!("it is of a {kind} that cannot be called {}", names.join("/").escape_debug())
         })?;
         let outcome = match needed("outcome")? {
             "complete" => Outcome::Complete,
             "incomplete" => Outcome::Incomplete,
-            other => return Err(format!("its outcome is «{other}»")),
+            other => return Err(format!("its outcome is «{}»", other.escape_debug())),
         };
         Ok(Some(Self { item, outcome, driver: value("optimized")?.map(str::to_owned) }))
     }

@@ -40,7 +40,7 @@ pub(super) fn open(
 ) -> Result<StoredBackup> {
     let damaged = |why: String| Error::damaged(title(item, version), why);
     let manifest = manifest(reading, &snapshot).map_err(|error| match error {
-        Error::NotFound { .. } => damaged("it has no manifest.json".to_owned()),
+        Error::NotFound { what } => damaged(format!("{what} is missing")),
         error => error,
     })?;
     manifest.agree(item, version).map_err(damaged)?;

@@ -5,14 +5,15 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use rustic_core::repofile::{Metadata, Node, NodeType, SnapshotFile};
+use rustic_core::DataId;
+use rustic_core::repofile::{BlobType, Metadata, Node, NodeType, SnapshotFile};
 use sha2::{Digest as _, Sha256};
-use stapes_core::backup::{BackupInfo, BackupItem, Version};
+use stapes_core::backup::{BackupInfo, BackupItem, Layout, Version};
 use stapes_core::id::RunId;
 use stapes_core::outcome::Outcome;
 
@@ -31,8 +32,8 @@ use crate::restic::lock::Lock;
 use crate::restic::tree::missing;
 use crate::restic::tree::node::go_mode;
 use crate::restic::tree::{
-    BackupOptions, Body, Built, FolderBackup, Missing, Origin, Progress, SnapshotHeader, TagFile,
-    TreeBuilder, backup_directory, save_snapshot,
+    BackupOptions, Body, Built, FolderBackup, Lack, Missing, Origin, Progress, SnapshotHeader,
+    TagFile, TreeBuilder, backup_directory, save_snapshot,
 };
 
 /// How many seconds later than asked for a version may become.
@@ -207,8 +208,9 @@ impl NewBackup {
             .as_ref()
             .map(|snapshot| Before { tree: snapshot.tree, begun: began(snapshot) });
         let repository = self.backups.repository();
-        let taken =
+        let mut taken =
             backup_directory(repository, &self.index, &self.ingest, &mut builder, path, &how)?;
+        taken.missing.extend(self.emptied(&taken));
         if !taken.missing.is_empty() {
             self.write_missing(&taken.missing)?;
         }
@@ -218,6 +220,21 @@ impl NewBackup {
         parts.excludes.clone_from(&options.excludes);
         parts.data = Some((record, Data::Folder(builder)));
         Ok(taken)
+    }
+
+    /// A folder that had files and is empty now is most likely a disk that is not mounted: a backup of that
+    /// must not stand in for those before it.
+    fn emptied(&self, taken: &FolderBackup) -> Option<Missing> {
+        let before = self.parent.as_ref()?.summary.as_ref()?.total_files_processed;
+        // The manifest is one of them.
+        let before = before.checked_sub(1).filter(|before| *before > 0)?;
+        let is_empty =
+            taken.totals.files == 0 && taken.totals.others == 0 && taken.totals.folders <= 1;
+        is_empty.then(|| {
+            let why =
+                format!("it is empty, and the backup before has {before} files; is it mounted?");
+            Missing { path: PathBuf::new(), what: Lack::Vanished, why }
+        })
     }
 
     fn write_missing(&self, list: &[Missing]) -> Result<()> {
@@ -235,6 +252,12 @@ impl NewBackup {
     pub fn take_over(&self, older: &StoredBackup, name: &str) -> Result<FileRecord> {
         self.check_name(name)?;
         let (record, content) = older.content_of(name)?;
+        // The older one is read with an index that names also what is lost.
+        let is_lost = |id: &&DataId| !self.index.has(BlobType::Data, &(**id).into());
+        if let Some(id) = content.ids.iter().find(is_lost) {
+            let why = format!("the repository has lost its part {}", id.to_hex().as_str());
+            return Err(Error::damaged(format!("the file {name} of the backup before"), why));
+        }
         lock(&self.parts).files.insert(name.to_owned(), (record.clone(), content));
         Ok(record)
     }
@@ -331,6 +354,12 @@ impl NewBackup {
         built: &Built,
     ) -> Result<BackupInfo> {
         self.ingest.sync()?;
+        // Storing may have taken long, and another machine may have had the same second in mind.
+        if self.backups.refreshed()?.find(&self.item, self.version).is_some() {
+            let what = super::title(&self.item, self.version);
+            let why = "somebody else has made one of the same second meanwhile; make it again";
+            return Err(Error::refused(what, why));
+        }
         let zoned = |time: Timestamp| time.to_zoned(TimeZone::UTC);
         let host = Host::this();
         let hostname = match manifest.server.name.as_str() {
@@ -353,8 +382,22 @@ impl NewBackup {
         };
         let repository = self.backups.repository();
         let id = save_snapshot(repository, Some(&self.lock), &header, built)?;
-        let snapshot = repository.snapshot(&id)?;
-        Ok(self.backups.info(&snapshot, named))
+        // It is there now, whatever comes: who cannot read it back has made it all the same.
+        let read = repository.snapshot(&id);
+        Ok(match read {
+            Ok(snapshot) => self.backups.info(&snapshot, named),
+            Err(_) => BackupInfo {
+                item: self.item,
+                version: self.version,
+                outcome: named.outcome,
+                causes: manifest.missing.clone(),
+                stored_bytes: built.totals.added.stored_bytes,
+                content_bytes: Some(built.totals.bytes),
+                layout: Layout::Stapes,
+                driver: named.driver,
+                verified: None,
+            },
+        })
     }
 
     /// The version, or the next second that no backup of the item has.

@@ -34,7 +34,13 @@ impl Repository {
     pub fn load_index_to_add(&self) -> Result<(Index, usize)> {
         let survey = Survey::take(self)?;
         match survey.damaged_index_files.first() {
-            Some((_, why)) => Err(Error::damaged("the index", why.clone())),
+            Some((_, why)) => Err(Error::damaged(
+                "the index",
+                format!(
+                    "{why}; `restic repair index` makes it again of the packs (`restic rebuild-index` \
+                     before 0.16)"
+                ),
+            )),
             None => Ok(survey.sound_index()),
         }
     }

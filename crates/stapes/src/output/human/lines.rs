@@ -4,13 +4,15 @@ use stapes_core::event::{Envelope, Event, Phase, Step};
 use stapes_core::units::{ByteSize, Elapsed, counted};
 use stapes_engine::events::Consumer;
 
+use crate::output::columns::printable;
+
 pub(super) struct Lines;
 
 impl Consumer for Lines {
     fn event(&mut self, envelope: &Envelope) {
         if let Some(line) = line(&envelope.event) {
             let at = envelope.at.strftime("%H:%M:%S");
-            super::super::error_line(&format!("{at} {line}"));
+            super::super::error_line(&format!("{at} {}", printable(&line)));
         }
     }
 }
