@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use crate::rig::assert_says;
-use crate::services_lab::Place;
+use crate::services_lab::{Place, noise};
 
 #[test]
 fn a_repository_is_not_removed_with_the_directory_that_it_is_in_whatever_way_leads_to_it() {
@@ -76,4 +76,31 @@ fn the_last_backup_that_can_be_read_is_not_thinned_for_one_that_cannot() {
     let restore = ["restore", "service", "app", "--version", oldest, "--to", "back", "-y"];
     place.stapes(&restore).complete();
     assert_eq!(fs::read(place.path("back/data")).unwrap(), b"first");
+}
+
+#[test]
+fn a_file_is_replaced_in_place_only_by_a_whole_one() {
+    let place = Place::local();
+    fs::create_dir(place.path("app")).unwrap();
+    fs::write(place.path("app/big"), noise(1, 60 << 20)).unwrap();
+    place.backup("app", "app", &[]).complete();
+    fs::write(place.path("app/big"), "newer").unwrap();
+    fs::write(place.path("app/other"), "stays").unwrap();
+    let folders = fs::read_dir(place.path("repo/data")).unwrap();
+    let packs = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+    let pack =
+        packs.map(|pack| pack.unwrap().path()).max_by_key(|pack| fs::metadata(pack).unwrap().len());
+    let pack = pack.unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    let place_of_damage = bytes.len() / 2;
+    bytes[place_of_damage] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    let restore = ["restore", "service", "app", "--in-place", "-y"];
+    let ran = place.stapes(&restore).expect_code(3);
+    assert_says(&(ran.stdout + &ran.stderr), &["big", "damaged"]);
+    assert_eq!(fs::read(place.path("app/big")).unwrap(), b"newer");
+    let mut names: Vec<_> =
+        fs::read_dir(place.path("app")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["big", "other"]);
 }

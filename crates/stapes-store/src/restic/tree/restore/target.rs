@@ -110,6 +110,23 @@ impl Target {
         Ok(made.into())
     }
 
+    /// The name under which a file is written: where files are replaced it gets its own only when it is
+    /// whole, so that what is there stays until then. `number` is that of the file in its batch.
+    pub(super) fn working_name(&self, name: &OsStr, number: usize) -> OsString {
+        match self.existing {
+            Existing::Refuse => name.to_owned(),
+            Existing::Replace => format!(".stapes-{}-{number}", std::process::id()).into(),
+        }
+    }
+
+    /// Gives a whole file its own name, in the place of what has it now.
+    pub(super) fn take_place(&self, folder: &OwnedFd, working: &OsStr, name: &OsStr) -> Done {
+        if working == name {
+            return Ok(());
+        }
+        rustix::fs::renameat(folder, working, folder, name)
+    }
+
     /// Opens a file that was made before.
     pub(super) fn open_file(&self, folder: &OwnedFd, name: &OsStr) -> Done<File> {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -3,6 +3,9 @@
 //! A blob is fetched once for a batch however many files have it, and zeros become holes. A blob that
 //! is damaged costs the files that have it, and nothing else; a storage that is gone or a full disk
 //! ends the restore.
+//!
+//! What remains if the machine dies: files that are not whole, under their own names where nothing is
+//! replaced, else as `.stapes-PROCESS-NUMBER` beside what they were to replace.
 
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -65,8 +68,29 @@ impl Writing<'_> {
             }
         });
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
+            Some(error) => {
+                self.remove_unfinished(batch);
+                Err(error)
+            }
             None => Ok(missing.into_inner().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+}
+
+impl Writing<'_> {
+    /// Removes what was begun and looks as if it were whole: it has its full length already.
+    fn remove_unfinished(&self, batch: &Batch) {
+        for (number, file) in batch.files.iter().enumerate() {
+            let progress = locked(&file.progress);
+            if !progress.made || progress.left == 0 {
+                continue;
+            }
+            // The restore has failed, and says why; nothing more can be done about this.
+            let folder = batch.folders.get(file.folder).map(|names| self.target.folder(names));
+            if let Some(Ok(folder)) = folder {
+                let working = self.target.working_name(&file.name, number);
+                let _removed = self.target.remove(&folder, &working);
+            }
         }
     }
 }
@@ -154,8 +178,9 @@ impl Hand<'_> {
         }
         if !progress.made {
             let target = self.shared.target;
+            let working = target.working_name(&planned.name, need.file);
             let folder = self.folder(planned.folder)?;
-            let file = target.make_file(folder, &planned.name)?;
+            let file = target.make_file(folder, &working)?;
             progress.made = true;
             if planned.size != plain.len() as u64 || (sparse && plain.len() >= HOLE_BYTES) {
                 rustix::fs::ftruncate(&file, planned.size)?;
@@ -186,8 +211,9 @@ impl Hand<'_> {
             missing.push(Missing::new(&path, lack, why));
             if progress.made && !self.shared.keep_damaged {
                 let target = self.shared.target;
+                let working = target.working_name(&planned.name, number);
                 let removed =
-                    self.folder(planned.folder).and_then(|at| target.remove(at, &planned.name));
+                    self.folder(planned.folder).and_then(|at| target.remove(at, &working));
                 if let Err(errno) = removed {
                     let why = format!("what was written of it cannot be removed: {errno}");
                     missing.push(Missing::new(&path, Lack::Unwritable, why));
@@ -206,6 +232,17 @@ impl Hand<'_> {
             };
             missing
                 .extend(problems.into_iter().map(|why| Missing::new(&path, Lack::Attribute, why)));
+            let working = target.working_name(&planned.name, number);
+            let placed = self.folder(planned.folder).and_then(|folder| {
+                target.take_place(folder, &working, &planned.name).inspect_err(|_| {
+                    // What is there stays, and this is told.
+                    let _removed = target.remove(folder, &working);
+                })
+            });
+            if let Err(errno) = placed {
+                progress.made = false;
+                missing.push(Missing::new(&path, Lack::Unwritable, errno));
+            }
         }
         self.file = None;
         locked(self.missing).extend(missing);
@@ -232,7 +269,8 @@ impl Hand<'_> {
             Some((last, open)) if last == number => open,
             _ => {
                 let target = self.shared.target;
-                target.open_file(self.folder(planned.folder)?, &planned.name)?
+                let working = target.working_name(&planned.name, number);
+                target.open_file(self.folder(planned.folder)?, &working)?
             }
         };
         Ok(&self.file.insert((number, open)).1)
