@@ -191,6 +191,16 @@ pub enum NewBackup {
 }
 
 impl NewBackup {
+    /// The machine that the newest complete backup of this item is of, where the format knows it: two
+    /// machines may mean different things by one name.
+    #[must_use]
+    pub fn host_before(&self) -> Option<&str> {
+        match self {
+            Self::Dir(_) => None,
+            Self::Restic(backup) => backup.host_before(),
+        }
+    }
+
     /// Begins a file. Several may be written at once, on any threads.
     ///
     /// # Errors

@@ -16,6 +16,9 @@ pub(crate) async fn back_up(
     let item = BackupItem::Config;
     let version = shared.version();
     let backup = data::begin(shared, &item, version).await?;
+    if let Some(text) = data::of_another(&backup, &shared.about.environment.server_name) {
+        report.remark(text);
+    }
     let reading = async {
         // Secrets do not belong into plain text.
         let is_encrypted = shared.repository.is_encrypted();

@@ -41,6 +41,9 @@ pub(crate) async fn back_up(
         sweep::staged(shared, id).await;
     }
     let backup = begin(shared, &item, version).await?;
+    if let Some(text) = of_another(&backup, &shared.about.environment.server_name) {
+        report.remark(text);
+    }
     let job = Job { shared, item, original: original.clone(), reading, backup };
     let read = match reading.method {
         Method::Clone => job.read_clone(report).await?,
@@ -61,6 +64,16 @@ pub(crate) async fn begin(
     let (run, now) = (shared.context.run.clone(), shared.context.clock.now());
     let begun = tokio::task::spawn_blocking(move || repository.begin(&item, version, &run, now));
     begun.await.map_err(|error| error.to_string())?.map_err(|error| chain(&error))
+}
+
+/// What to say if the backups of this name were another machine's until now.
+pub(crate) fn of_another(backup: &NewBackup, host: &str) -> Option<String> {
+    let before = backup.host_before().filter(|before| *before != host)?;
+    Some(format!(
+        "the backup before this one is of «{}», and this one of «{host}»: if these are two things of \
+         one name, keep them in two repositories, because thinning takes them for one",
+        before.escape_debug()
+    ))
 }
 
 /// The name of the file that holds the data.

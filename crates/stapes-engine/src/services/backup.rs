@@ -113,7 +113,9 @@ async fn store(
         move || {
             let failed = |error: stapes_store::Error| chain(&error);
             let backup = repository.begin(&item, version, &context.run, begun).map_err(failed)?;
-            let taken = backup.folder(&request.path, &request.options).map_err(failed)?;
+            let other = crate::backup::data::of_another(&backup, &host_name());
+            let mut taken = backup.folder(&request.path, &request.options).map_err(failed)?;
+            taken.remarks.extend(other);
             let manifest = manifest(&request, version, &taken, &context);
             let info = backup.publish(manifest).map_err(failed)?;
             Ok((info, taken))

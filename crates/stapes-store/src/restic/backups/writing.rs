@@ -137,6 +137,12 @@ impl Backups {
 }
 
 impl NewBackup {
+    /// The machine that the newest complete backup of this item is of, if there is one.
+    #[must_use]
+    pub fn host_before(&self) -> Option<&str> {
+        self.parent.as_ref().map(|snapshot| snapshot.hostname.as_str())
+    }
+
     /// Begins a file. Several may be written at once, on any threads.
     ///
     /// # Errors
