@@ -36,6 +36,14 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     }
 }
 
+/// As [`sync_dir`], of a folder that somebody else may remove meanwhile because it is empty.
+pub(crate) fn sync_dir_if_there(path: &Path) -> Result<()> {
+    match sync_dir(path) {
+        Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        synced => synced,
+    }
+}
+
 /// Makes a new file of mode 0600; one that is there already is an error.
 pub(crate) fn create(path: &Path) -> Result<File> {
     OpenOptions::new()

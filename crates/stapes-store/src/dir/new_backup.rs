@@ -221,9 +221,13 @@ impl NewBackup {
         for component in folder.strip_prefix(root).unwrap_or(folder) {
             path.push(component);
             match files::make_dir(&path) {
-                // As in `rename_to`: the next try makes all of them again.
+                // As in `rename_to`: the next try makes all of them again. One that was there a moment
+                // ago may be gone by now, or there again.
                 Err(Error::File { source, .. })
-                    if source.kind() == io::ErrorKind::NotFound && root.is_dir() =>
+                    if (source.kind() == io::ErrorKind::NotFound && root.is_dir())
+                        || (source.kind() == io::ErrorKind::AlreadyExists
+                            && fs::symlink_metadata(&path)
+                                .map_or(true, |there| there.is_dir())) =>
                 {
                     return Ok(());
                 }

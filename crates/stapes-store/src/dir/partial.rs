@@ -61,7 +61,7 @@ impl Repository {
         let path = self.locate(item, version)?;
         let aside = self.new_partial(REMOVED, |aside| files::rename_new(&path, aside))?;
         if let Some(parent) = path.parent() {
-            files::sync_dir(parent)?;
+            files::sync_dir_if_there(parent)?;
         }
         files::remove_tree(&aside)?;
         self.remove_empty_parents(&path);
