@@ -29,6 +29,14 @@ fn the_whole_way(vault: &Vault) {
     assert_eq!(listed["backups"].as_array().unwrap().len(), 6, "{listed:#}");
     assert_eq!(vault.json(&["verify", "all"]).complete().report()["outcome"], "complete");
 
+    assert_eq!(vault.stapes(&["dump", "web", "/root/later"]).complete().stdout, "later");
+    assert!(vault.stapes(&["ls", "web", "/root"]).complete().stdout.contains("later"));
+    assert!(vault.stapes(&["find", "later"]).complete().stdout.contains("/root/later"));
+    assert!(vault.stapes(&["diff", "web"]).complete().stdout.contains("+ /root/later"));
+    let to = vault.lab.dir().join("files").display().to_string();
+    vault.stapes(&["restore", "files", "web", "/root/later", "--to", &to, "-y"]).complete();
+    assert_eq!(std::fs::read(vault.lab.dir().join("files/later")).unwrap(), b"later");
+
     vault.stapes(&["restore", "instance", "web", "--target-name", "again", "-y"]).complete();
     let (web, again) = (here.rootfs("local", "web"), here.rootfs("local", "again"));
     stapes_testing::tree::assert_same(&as_exported(web), &as_exported(again));
