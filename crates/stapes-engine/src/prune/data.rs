@@ -13,7 +13,7 @@ use stapes_core::event::{ItemReport, Subject};
 use stapes_core::outcome::Outcome;
 use stapes_core::units::{ByteSize, counted};
 use stapes_store::restic::backups::Backups;
-use stapes_store::restic::maintain::{PruneOptions, PrunePlan, PruneStats};
+use stapes_store::restic::maintain::{PruneOptions, PrunePlan, PruneStats, Watch};
 use stapes_store::{Error, ErrorKind, Lock, Repository};
 use tokio_util::sync::CancellationToken;
 
@@ -61,15 +61,24 @@ pub async fn plan(
     cancel: &CancellationToken,
 ) -> Result<Option<DataPlan>> {
     let Repository::Restic(backups) = repository else { return Ok(None) };
-    let gone: Vec<_> = prepared.removed().map(|info| (info.item.clone(), info.version)).collect();
+    let gone = prepared.removed().map(|info| (info.item.clone(), info.version)).collect();
+    let planned = unseen(cancel, planning(backups, lock, gone));
+    Ok(Some(DataPlan::from(&planned.await?)))
+}
+
+/// Plans what is done with the data when these backups are gone.
+fn planning(
+    backups: &Arc<Backups>,
+    lock: &Arc<Lock>,
+    gone: Vec<(BackupItem, Version)>,
+) -> impl FnOnce(&Watch<'_>) -> stapes_store::Result<PrunePlan> + Send + 'static {
     let (backups, lock) = (backups.clone(), lock.clone());
-    let planned = unseen(cancel, move |watch| {
+    move |watch| {
         let ids = gone.iter().map(|(item, version)| Ok(backups.snapshot(item, *version)?.id));
         let without = ids.collect::<stapes_store::Result<_>>()?;
         let options = PruneOptions { without, ..PruneOptions::default() };
         backups.repository().plan_prune(lock.restic()?, &options, watch)
-    });
-    Ok(Some(DataPlan::from(&planned.await?)))
+    }
 }
 
 /// Why nothing may be removed at all: something that the backups which would stay need is missing. A
@@ -83,14 +92,7 @@ pub(super) async fn in_the_way(
     if gone.is_empty() {
         return None;
     }
-    let (own, own_lock) = (backups.clone(), lock.clone());
-    let planning = watched(context, move |watch| {
-        let ids = gone.iter().map(|(item, version)| Ok(own.snapshot(item, *version)?.id));
-        let without = ids.collect::<stapes_store::Result<_>>()?;
-        let options = PruneOptions { without, ..PruneOptions::default() };
-        own.repository().plan_prune(own_lock.restic()?, &options, watch)
-    });
-    let error = match planning.await {
+    let error = match watched(context, planning(backups, lock, gone)).await {
         // Without any snapshot left nobody relies on anything: what is refused there is the data only.
         Err(error) if error.kind() != ErrorKind::Refused => error,
         _ => return None,
@@ -138,11 +140,7 @@ async fn remove_planned(
     lock: &Arc<Lock>,
     context: &RunContext,
 ) -> stapes_store::Result<(PrunePlan, PruneStats)> {
-    let (own, own_lock) = (backups.clone(), lock.clone());
-    let planning = watched(context, move |watch| {
-        own.repository().plan_prune(own_lock.restic()?, &PruneOptions::default(), watch)
-    });
-    let plan = planning.await?;
+    let plan = watched(context, planning(backups, lock, Vec::new())).await?;
     if plan.copied_bytes > 0 {
         let copied = ByteSize(plan.copied_bytes);
         let freed = ByteSize(plan.freed_bytes);

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use stapes_testing::storage_servers::{RestServer, S3Server, SshServer};
@@ -11,7 +12,7 @@ use stapes_testing::{Scope, pair};
 
 use crate::lab::{Lab, Ran, binary, run};
 
-const PASSWORD: &str = "as long as it is secret";
+pub(crate) const PASSWORD: &str = "as long as it is secret";
 
 /// A repository of a test's own, beside a project of its own on the source.
 pub(crate) struct Vault {
@@ -116,4 +117,17 @@ impl Vault {
         }
         run(restic.envs(&self.variables).env("HOME", self.lab.dir())).complete().stdout
     }
+}
+
+/// The packs of a repository in a folder.
+pub(crate) fn packs(repository: &Path) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(repository.join("data")).unwrap();
+    let packs = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
+    packs.map(|pack| pack.unwrap().path()).collect()
+}
+
+/// The largest of them, which holds content and not folders.
+pub(crate) fn largest_pack(repository: &Path) -> PathBuf {
+    let packs = packs(repository).into_iter();
+    packs.max_by_key(|pack| pack.metadata().unwrap().len()).unwrap()
 }

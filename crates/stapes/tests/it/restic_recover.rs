@@ -5,7 +5,7 @@ use std::process::Command;
 use stapes_testing::pair;
 
 use crate::lab::run;
-use crate::restic_lab::Vault;
+use crate::restic_lab::{PASSWORD, Vault};
 use crate::restore_lab::{as_exported, fill};
 
 /// The lines that README has for it.
@@ -38,7 +38,7 @@ fn an_instance_comes_back_with_restic_tar_and_incus_alone() {
     let server = &pair().source;
     let mut shell = Command::new("bash");
     shell.args(["-euo", "pipefail", "-c", &script]);
-    shell.env("RESTIC_PASSWORD", "as long as it is secret").env("HOME", vault.lab.dir());
+    shell.env("RESTIC_PASSWORD", PASSWORD).env("HOME", vault.lab.dir());
     shell.env("INCUS_DIR", server.dir()).env("INCUS_CONF", server.dir().join("cli"));
     shell.env("INCUS_PROJECT", vault.lab.name());
     run(&mut shell).complete();

@@ -3,7 +3,7 @@
 
 use stapes_testing::storage_servers::{RestServer, S3Server, SshServer};
 
-use crate::restic_lab::Vault;
+use crate::restic_lab::{Vault, largest_pack};
 use crate::restore_lab::{as_exported, fill};
 
 fn the_whole_way(vault: &Vault) {
@@ -106,13 +106,4 @@ fn nothing_is_made_of_a_damaged_backup() {
     let causes = ran.item("instance", "web")["causes"].to_string();
     assert!(causes.contains("damaged") && causes.contains("nothing was touched"), "{causes}");
     assert_eq!(crate::rig::status(&here, "web"), "Running");
-}
-
-fn largest_pack(repository: &std::path::Path) -> std::path::PathBuf {
-    let folders = std::fs::read_dir(repository.join("data")).unwrap();
-    let packs = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
-    packs
-        .map(|pack| pack.unwrap().path())
-        .max_by_key(|pack| pack.metadata().unwrap().len())
-        .unwrap()
 }

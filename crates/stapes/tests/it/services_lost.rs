@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use crate::restic_lab::{largest_pack, packs};
 use crate::rig::assert_says;
 use crate::services_lab::{Place, noise};
 
@@ -47,11 +48,7 @@ fn the_last_backup_that_can_be_read_is_not_thinned_for_one_that_cannot() {
     fs::create_dir(place.path("app")).unwrap();
     fs::write(place.path("app/data"), "first").unwrap();
     place.backup("app", "app", &[]).complete();
-    let packs = || -> Vec<std::path::PathBuf> {
-        let folders = fs::read_dir(place.path("repo/data")).unwrap();
-        let packs = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
-        packs.map(|pack| pack.unwrap().path()).collect()
-    };
+    let packs = || packs(&place.path("repo"));
     let before = packs();
     std::thread::sleep(Duration::from_millis(1100));
     fs::write(place.path("app/data"), "second").unwrap();
@@ -86,11 +83,7 @@ fn a_file_is_replaced_in_place_only_by_a_whole_one() {
     place.backup("app", "app", &[]).complete();
     fs::write(place.path("app/big"), "newer").unwrap();
     fs::write(place.path("app/other"), "stays").unwrap();
-    let folders = fs::read_dir(place.path("repo/data")).unwrap();
-    let packs = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
-    let pack =
-        packs.map(|pack| pack.unwrap().path()).max_by_key(|pack| fs::metadata(pack).unwrap().len());
-    let pack = pack.unwrap();
+    let pack = largest_pack(&place.path("repo"));
     let mut bytes = fs::read(&pack).unwrap();
     let place_of_damage = bytes.len() / 2;
     bytes[place_of_damage] ^= 1;
