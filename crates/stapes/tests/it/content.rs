@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags}
 use stapes_testing::{Direction, Launch, TcpProxy, pair, tree};
 
 use crate::lab::{Lab, files, how, on_incus7};
-use crate::rig::{by_proxy, next_second};
+use crate::rig::{by_proxy, next_second, noise};
 
 const MIB: usize = 1 << 20;
 
@@ -105,18 +105,6 @@ fn set_time(path: &Path, seconds: i64, nanoseconds: i64) {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
-}
-
-/// Bytes that do not compress, the same for the same seed.
-fn noise(seed: u64, count: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(next).flatten().take(count).collect()
 }
 
 /// Everything in a container and a volume, twice, from one pool to another.

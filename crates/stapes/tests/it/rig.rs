@@ -360,3 +360,17 @@ pub(crate) fn use_credentials(lab: &Lab, dir: &Path) {
     let (_, rest) = text.split_once('\n').unwrap();
     lab.write_config(&format!("credentials: {}\n{rest}", dir.display()));
 }
+
+/// Bytes that no compressor shrinks, the same for the same seed.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}

@@ -11,8 +11,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags}
 use stapes_testing::tree::{self, Kind};
 
 use crate::lab::{Ran, texts};
-use crate::rig::{Background, assert_says};
-use crate::services_lab::{Place, noise};
+use crate::rig::{Background, assert_says, noise};
+use crate::services_lab::Place;
 
 /// `user:1234:rwx`, and what such an ACL needs besides.
 const ACL: &[u8] = &[

@@ -7,8 +7,8 @@ use rustix::process::Signal;
 use stapes_testing::storage_servers::{RestServer, S3Server, SshServer};
 use stapes_testing::{Direction, TcpProxy, tree};
 
-use crate::rig::{Background, MIB};
-use crate::services_lab::{Place, noise};
+use crate::rig::{Background, MIB, noise};
+use crate::services_lab::Place;
 
 /// A repository on a REST server that takes 24 MiB and then nothing more, and a run that has
 /// come so far.

@@ -5,8 +5,8 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use crate::restic_lab::{largest_pack, packs};
-use crate::rig::assert_says;
-use crate::services_lab::{Place, noise};
+use crate::rig::{assert_says, noise};
+use crate::services_lab::Place;
 
 #[test]
 fn a_repository_is_not_removed_with_the_directory_that_it_is_in_whatever_way_leads_to_it() {
